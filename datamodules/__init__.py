@@ -1,0 +1,1 @@
+"""From crystal structures to batches: preparation, store, stream and rendering."""

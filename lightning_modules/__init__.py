@@ -1,0 +1,1 @@
+"""The tasks (masked XRD modeling, contrastive alignment, regression) on one shared backbone."""
