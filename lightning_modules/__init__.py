@@ -1,1 +1,5 @@
-"""The tasks (masked XRD modeling, contrastive alignment, regression) on one shared backbone."""
+"""The tasks on one shared backbone."""
+
+from lightning_modules.masked_xrd import MaskedXRD
+
+__all__ = ["MaskedXRD"]

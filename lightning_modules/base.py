@@ -1,0 +1,162 @@
+"""What all tasks share: the backbone, the optimizer with its schedule, and initial weights."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from datamodules import batch as keys
+from datamodules.batch import Batch
+from datamodules.grid import Grid
+from datamodules.randomness import step_seed
+from lightning_modules import checkpoints
+from lightning_modules.backbone import Backbone, BackboneConfig, BackboneOutput, VisiblePatches
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule.
+
+    Attributes:
+        learning_rate: Highest learning rate.
+        weight_decay: Decoupled weight decay of matrices; biases, norms and tokens have none.
+        warmup_steps: Steps of linear warm-up.
+        schedule: `cosine` falls to `final_fraction` of the learning rate at `trainer.max_steps`;
+            `constant` stays.
+        final_fraction: Fraction of the learning rate at the end of `cosine`.
+        beta2: AdamW's second moment decay.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_fraction: float = 0.01
+    beta2: float = 0.98
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        if not self.learning_rate > 0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}: must be positive")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps is {self.warmup_steps}: must not be negative")
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Fraction of the learning rate at a step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        progress = (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return self.final_fraction + (1 - self.final_fraction) * cosine
+
+
+class Task(L.LightningModule):
+    """A way to train the backbone. Subclasses write `training_step` and `validation_step`.
+
+    Args:
+        backbone: Size and shape of the backbone.
+        grid: The 2θ grid of the patterns; the command line takes it from the data.
+        optimizer: Optimizer and schedule.
+        init_from: A checkpoint whose backbone weights to start from (weights only; ignored when
+            a run is resumed).
+    """
+
+    #: Validation metric by which the best checkpoint is chosen; smaller is better.
+    monitor: ClassVar[str]
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        grid: Grid,
+        optimizer: OptimizerConfig,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, grid)
+        self.grid = grid
+        self.optimizer_config = optimizer
+        self.init_from = init_from
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that build this task again; subclasses add theirs."""
+        return {
+            "backbone": self.backbone.config,
+            "grid": self.grid,
+            "optimizer": self.optimizer_config,
+        }
+
+    def shaping_arguments(self) -> set[str]:
+        """Arguments that a resumed or evaluated checkpoint must agree in; subclasses add theirs."""
+        return {"backbone", "grid"}
+
+    def encode(
+        self,
+        batch: Batch,
+        visible: VisiblePatches | None = None,
+        has_composition: Tensor | None = None,
+        has_xrd: Tensor | None = None,
+    ) -> BackboneOutput:
+        """Run the backbone on a batch; see `Backbone.forward`."""
+        output: BackboneOutput = self.backbone(
+            batch[keys.ELEMENTS],
+            batch[keys.FRACTIONS],
+            batch[keys.XRD],
+            batch[keys.MEASURED],
+            visible=visible,
+            has_composition=has_composition,
+            has_xrd=has_xrd,
+        )
+        return output
+
+    def setup(self, stage: str) -> None:
+        """Load initial weights at the start of a run that is not resumed."""
+        if stage == "fit" and self.init_from and self.trainer.ckpt_path is None:
+            checkpoints.load_backbone(self.init_from, self.backbone, self.arguments())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, without decay of vectors, and a schedule that steps with the optimizer.
+
+        Raises:
+            ValueError: if a cosine schedule has no `trainer.max_steps` to end at.
+        """
+        config, max_steps = self.optimizer_config, self.trainer.max_steps
+        # Lightning's estimate of the steps would skip the loader's restore (#20550).
+        if config.schedule == "cosine" and max_steps <= 0:
+            raise ValueError(
+                "trainer.max_steps is not set: the cosine schedule ends there; set it, or "
+                "model.optimizer.schedule to constant"
+            )
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in trained if p.ndim >= 2]},
+                {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: config.factor(step, max_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "learning_rate"},
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Reseed dropout from (seed, step, rank): a checkpoint holds no generator's state."""
+        if self.backbone.config.dropout > 0:
+            seed = int(batch[keys.SEED])
+            torch.manual_seed(step_seed(seed, self.global_step, self.global_rank))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain dictionary from which the task can be built again."""
+        checkpoint[checkpoints.KEY] = checkpoints.describe(self)

@@ -1,0 +1,121 @@
+import pytest
+import torch
+
+from datamodules import batch as keys
+from lightning_modules.backbone import BackboneConfig, to_patches
+from lightning_modules.masked_xrd import MaskedXRD
+from tests.lightning_modules.batches import GRID, make_batch
+
+BACKBONE = BackboneConfig(
+    width=64, heads=4, composition_layers=1, xrd_layers=2, fusion_layers=1, patch_points=10
+)
+
+
+def make_task(**arguments: object) -> MaskedXRD:
+    torch.manual_seed(0)
+    return MaskedXRD(BACKBONE, GRID, decoder_width=64, **arguments)  # type: ignore[arg-type]
+
+
+def test_overfits_a_batch() -> None:
+    task, batch = make_task(), make_batch(8)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(150):
+        mask = task.mask(batch, epoch=0)
+        loss = task.loss(batch, mask, task(batch, mask))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.02 * losses[0]
+
+
+def test_masked_points_cannot_influence_the_prediction() -> None:
+    # Perturbed after normalisation: what the encoder must not see cannot come in through scaling.
+    task, batch = make_task().eval(), make_batch()
+    mask = task.mask(batch, epoch=0)
+    patches = to_patches(batch[keys.XRD], 10).clone()
+    hidden = mask.hidden.unsqueeze(-1).expand(-1, -1, 10)
+    spoiled = batch | {keys.XRD: patches.scatter(1, hidden, 123.0).flatten(1)}
+    with torch.no_grad():
+        assert torch.equal(task(spoiled, mask), task(batch, mask))
+        # The test can fail: a visible patch does matter.
+        seen = patches.clone()
+        seen[torch.arange(8), mask.visible.indices[:, 3]] += 1.0
+        assert not torch.equal(task(batch | {keys.XRD: seen.flatten(1)}, mask), task(batch, mask))
+
+
+def test_visible_and_unmeasured_points_cannot_influence_the_loss() -> None:
+    task, batch = make_task(), make_batch(unmeasured_after=30.0)
+    mask = task.mask(batch, epoch=0)
+    prediction = task(batch, mask).detach()
+    expected = task.loss(batch, mask, prediction)
+    patches = to_patches(batch[keys.XRD], 10).clone()
+    shown = mask.visible.indices.unsqueeze(-1).expand(-1, -1, 10)
+    patches = patches.scatter(1, shown, 55.0).flatten(1)
+    patches = patches.masked_fill(~batch[keys.MEASURED], float("nan"))
+    assert torch.equal(task.loss(batch | {keys.XRD: patches}, mask, prediction), expected)
+
+
+def test_every_parameter_gets_a_gradient_so_that_ddp_runs() -> None:
+    task, batch = make_task(), make_batch()
+    mask = task.mask(batch, epoch=0)
+    task.loss(batch, mask, task(batch, mask)).backward()
+    assert [name for name, p in task.named_parameters() if p.grad is None] == []
+
+
+def test_reconstruction_marks_what_was_masked_and_what_lies_far_from_the_visible() -> None:
+    task, batch = make_task(mask_span=5).eval(), make_batch(unmeasured_after=30.0)
+    batch[keys.WEIGHT][7] = 0.0
+    with torch.no_grad():
+        result = task.reconstruct(batch)
+    assert result.masked.shape == result.prediction.shape == (8, 400)
+    assert not result.masked[~batch[keys.MEASURED]].any()
+    assert not result.masked[7].any(), "a padding row counts nowhere"
+    assert (result.prediction[:4][~result.masked[:4]] == 0).all()
+    share = result.masked[:4].float().mean()
+    assert share == pytest.approx(0.5)
+    # 0.5 degrees are five points: a plain loop over the first pattern.
+    mask = task.mask(batch, epoch=0)
+    visible = torch.zeros(40, dtype=torch.bool)
+    visible[mask.visible.indices[0]] = True
+    for point in range(400):
+        near = any(visible[other // 10] for other in range(max(0, point - 5), min(400, point + 6)))
+        assert bool(result.far[0, point]) == (bool(result.masked[0, point]) and not near)
+
+
+def test_random_scale_is_drawn_for_each_material_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch = make_task(), make_batch()
+    seen: list[torch.Tensor] = []
+    forward = task.forward
+
+    def spy(given: dict, *rest: object) -> torch.Tensor:
+        seen.append(given[keys.XRD].amax(dim=1))
+        return forward(given, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(task, "forward", spy)
+    monkeypatch.setattr(task, "log", lambda *a, **k: None)
+    before = batch[keys.XRD].clone()
+    task.training_step(batch, 0)
+    task.training_step(batch | {keys.EPOCH: torch.tensor(1)}, 0)
+    task.training_step(batch, 0)
+    assert torch.equal(batch[keys.XRD], before)
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.isclose(seen[0], seen[1]).any()
+    assert seen[0].min() >= 0.5
+    assert seen[0].max() <= 2.0
+    assert seen[0].unique().numel() == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_ratio": 1.0}, "mask_ratio is 1.0: must hide at least one and not all of 40"),
+        ({"mask_span": 0}, "mask_span is 0"),
+        ({"scale_range": (0.0, 1.0)}, "scale_range is"),
+        ({"hide_composition": 1.0}, "hide_composition is 1.0"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(**arguments)
