@@ -1,0 +1,80 @@
+"""The `xxact` command. Chooses the program before importing torch, so that most start at once."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+HELP = """usage: xxact COMMAND …
+
+Data (start at once, without torch):
+  prepare prototypes | csv | cif | alexandria    structures -> a store of diffraction lines
+  inspect STORE                                  what a store holds; draws a pattern
+
+Training (recipes in configs/, later files and flags win):
+  fit       --config RECIPE [--config OVERLAY …] [--run FOLDER] [--resume [auto]] [--key value …]
+  validate  --config RECIPE --ckpt_path CHECKPOINT
+  test      --config RECIPE --ckpt_path CHECKPOINT
+
+`xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
+every key. Start with `make pretrain`.
+"""
+_TRAINING = ("fit", "validate", "test")
+_OURS = ("datamodules", "lightning_modules")
+
+
+def _is_a_users_mistake(error: BaseException) -> bool:
+    """Whether the error was raised by our own checks; a library's ValueError is our bug."""
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return isinstance(error, ValueError) and module.split(".")[0] in _OURS
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    if command == "prepare":
+        from datamodules.prepare.cli import main as prepare
+
+        return prepare(rest)
+    if command == "inspect":
+        from datamodules.inspect import main as inspect
+
+        return inspect(rest)
+    if command in _TRAINING:
+        from lightning_modules.cli import main as train
+
+        train([command, *rest])
+        return 0
+    raise ValueError(f"no command {command!r}; `xxact --help` lists them")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        args: The command line without the program's name; None takes `sys.argv`.
+
+    Returns:
+        Exit status: 0, 2 for a user's mistake (told in one line), 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    try:
+        return _dispatch(words[0], words[1:])
+    except KeyboardInterrupt:
+        print("xxact: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not _is_a_users_mistake(error):
+            traceback.print_exc()
+            return 1
+        print(f"xxact: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

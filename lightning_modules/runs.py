@@ -1,0 +1,66 @@
+"""A run's folder: what may be written where, and from which checkpoint a run is resumed."""
+
+from pathlib import Path
+from typing import Literal
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+#: `never`: the folder must be new. `newest`: continue from the newest checkpoint, which must
+#: exist. `auto`: continue if there is one, else start afresh (for requeued jobs).
+Resume = Literal["never", "newest", "auto"]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest of a run's `last*.ckpt` and of those that Lightning writes when SLURM ends a job.
+
+    Args:
+        folder: The run's folder.
+    """
+    candidates = [
+        *(folder / CHECKPOINTS).glob("last*.ckpt"),
+        *folder.glob("hpc_ckpt_*.ckpt"),
+    ]
+    return max(candidates, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def open_run(folder: Path, resume: Resume) -> Path | None:
+    """Decide whether a run may start in a folder, without touching it.
+
+    Args:
+        folder: The run's folder.
+        resume: How to treat what is there.
+
+    Returns:
+        The checkpoint to resume from, or None to start afresh.
+
+    Raises:
+        ValueError: if the folder is in use and `resume` is `never`, or there is nothing to
+            resume from.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: the run's folder is a file; choose another with --run")
+    checkpoint = newest_checkpoint(folder)
+    if resume == "never" and folder.exists() and any(folder.iterdir()):
+        how = "--resume continues it" if checkpoint else "it holds no checkpoint to resume from"
+        raise ValueError(
+            f"{folder}: the run's folder is not empty ({how}); choose another with --run, or "
+            "delete it"
+        )
+    if resume == "never":
+        return None
+    if resume == "newest" and checkpoint is None:
+        raise ValueError(
+            f"{folder}: --resume finds no checkpoint (neither {CHECKPOINTS}/last*.ckpt nor "
+            "hpc_ckpt_*.ckpt); start the run without --resume"
+        )
+    return checkpoint
+
+
+def next_config_path(folder: Path) -> Path:
+    """Where this start's configuration goes: `config.yaml`, then `config.2.yaml` and so on."""
+    path, n = folder / CONFIG, 1
+    while path.exists():
+        n += 1
+        path = folder / f"config.{n}.yaml"
+    return path
