@@ -1,5 +1,21 @@
-"""The tasks on one shared backbone."""
+"""The tasks on one shared backbone: `lightning_modules.MaskedXRD` and its sisters.
 
-from lightning_modules.masked_xrd import MaskedXRD
+Imported on first use: `xxact prepare` and `xxact --help` must not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_modules.masked_xrd import MaskedXRD
 
 __all__ = ["MaskedXRD"]
+
+_MODULES = {"MaskedXRD": "masked_xrd"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the task's module when it is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
