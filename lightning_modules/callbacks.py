@@ -8,13 +8,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
+from lightning_modules.runs import CHECKPOINTS
 
 METRICS_LINES = "metrics.jsonl"
 METRICS_FINAL = "metrics.json"
@@ -127,6 +128,50 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return math.inf
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`, from which `--resume` continues.
+
+    Written every so many steps, after each validation (so that it knows of the best checkpoint
+    found there) and at the last step.
+
+    Args:
+        every_n_steps: Steps between two writes.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"checkpoint.every_n_steps is {every_n_steps}: must be at least 1")
+        self.every_n_steps = every_n_steps
+        self._saved_at = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Write, if it is time; batches that only accumulate gradients do not count."""
+        step = trainer.global_step
+        if step == self._saved_at:
+            return
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write."""
+        if _counts(trainer):
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._saved_at = trainer.global_step
+        # Lightning writes to a temporary file and renames it: a kill leaves the previous one.
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
 
 
 class ReconstructionPictures(Callback):

@@ -60,8 +60,10 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from error
+        raise ValueError(
+            f"{path}: not a readable checkpoint (cut short, damaged, or another kind of file); "
+            "give a .ckpt file of a run"
+        ) from error
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         raise ValueError(f"{path}: not a checkpoint of xxact (it has no '{KEY}' entry)")
     version = checkpoint[KEY]["format_version"]

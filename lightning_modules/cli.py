@@ -3,7 +3,7 @@
 Recipes and overlays are YAML; later files win over earlier ones and the command line over all.
 """
 
-import os
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,10 +22,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints, runs
 from lightning_modules.base import Task
-from lightning_modules.callbacks import METRICS_FINAL, MetricsWriter, write_json
+from lightning_modules.callbacks import METRICS_FINAL, LastCheckpoint, MetricsWriter, write_json
 
 #: Keys of the saved configuration that belong to one start, not to the run.
 _OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
+
+#: What jsonargparse adds to an error in a model's key; the reason stands in the other lines.
+_NOISE = (
+    "Does not validate against any of the Union",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+)
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,9 @@ class Parser(LightningArgumentParser):
         """Say what is wrong in one line and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        line = "; ".join(part.strip(" -") for part in message.splitlines() if part.strip(" -"))
-        print(f"xxact: error: {line}", file=sys.stderr)
+        parts = (part.strip(" -") for part in message.splitlines())
+        line = "; ".join(part for part in parts if part and not part.startswith(_NOISE))
+        print(f"xxact: error: {line.replace(':;', ':')}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -60,7 +70,7 @@ class SaveRunConfig(Callback):
         self.text = text
 
     @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Write `config.yaml`, or `config.N.yaml` when resumed."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,9 @@ class XxactCLI(LightningCLI):
         )
         parser.add_class_arguments(CheckpointConfig, "checkpoint")
         parser.link_arguments("data.grid", "model.init_args.grid")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the checkpoint's values must not override the recipe's (trap 1)."""
 
     def _of(self, key: str) -> Any:
         return self.config[self.subcommand][key]
@@ -163,12 +176,7 @@ class XxactCLI(LightningCLI):
                 save_top_k=config.keep_best,
             ),
             # Last of all, so that it holds the others' states of the same step.
-            ModelCheckpoint(
-                directory,
-                filename="last",
-                every_n_train_steps=config.every_n_steps,
-                enable_version_counter=False,
-            ),
+            LastCheckpoint(config.every_n_steps),
         ]
 
     def _config_text(self) -> str:
@@ -224,10 +232,15 @@ def main(args: Sequence[str]) -> None:
         args: The command line, the subcommand first.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    # Ours to decide, not the user's: batches are counted by the stream.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter is intended.*")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Nothing that the user did or could mend.
+    for message in (
+        ".*LightningCLI's args parameter is intended.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(logger).addFilter(lambda record: "Tip:" not in record.getMessage())
     XxactCLI(
         Task,
         XRDDataModule,

@@ -42,6 +42,9 @@ class MaskedPatchDecoder(nn.Module):
         self.blocks = nn.ModuleList(CrossAttentionBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.points = nn.Linear(width, patch_points)
+        # Most of a pattern is near zero: start there.
+        nn.init.normal_(self.points.weight, std=0.02)
+        nn.init.zeros_(self.points.bias)
 
     def forward(self, hidden_BM: Tensor, memory_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Predict the square root of intensity of the hidden patches.

@@ -1,8 +1,11 @@
 """Losses; each is tested against a plain loop.
 
-Shapes: B batch, M hidden patches, P points a patch.
+Shapes: B batch, M hidden patches, P points a patch, C columns to compare with, T targets.
 """
 
+import math
+
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,3 +33,55 @@ def masked_squared_error(
     error_B = squared_BM.sum(dim=1) / n_masked_B.clamp_min(1)
     weight_B = weight_B * (n_masked_B > 0)
     return (error_B * weight_B).sum() / weight_B.sum().clamp_min(1e-12)
+
+
+def masked_info_nce(similarity_BC: Tensor, excluded_BC: Tensor, positive_B: Tensor) -> Tensor:
+    """InfoNCE of each row: minus the log-probability of its positive among its columns.
+
+    Args:
+        similarity_BC: Similarities over temperature, rows against columns.
+        excluded_BC: Columns that a row is not compared with, bool; the positive is never one.
+        positive_B: Column of each row's positive, int64.
+
+    Returns:
+        The rows' losses, (B,).
+
+    Source: van den Oord et al., arXiv 1807.03748, equation 4.
+    """
+    excluded_BC = excluded_BC.scatter(1, positive_B[:, None], False)
+    similarity_BC = similarity_BC.float().masked_fill(excluded_BC, float("-inf"))
+    return F.cross_entropy(similarity_BC, positive_B, reduction="none")
+
+
+def laplace_loss(
+    prediction_BT: Tensor,
+    log_spread_BT: Tensor,
+    target_BT: Tensor,
+    weight_B: Tensor,
+    beta: float = 1.0,
+) -> Tensor:
+    """Negative log-likelihood of a Laplace distribution, each label weighted by its spread ** beta.
+
+    |y - m| / b + log 2b, times b ** beta without gradient. With beta = 0 it is the likelihood:
+    labels that the model finds hard hardly pull on the prediction. With beta = 1 the prediction
+    gets the gradients of the absolute error, and the spread is learned beside it.
+
+    Args:
+        prediction_BT: Predictions m, standardised.
+        log_spread_BT: Logarithms of the spread b, the expected absolute error, standardised.
+        target_BT: Labels y, standardised; NaN where missing.
+        weight_B: Weight of a material; 0 for padding rows.
+        beta: Between 0 and 1.
+
+    Returns:
+        Scalar, the mean over the labels that there are; 0 (with zero gradient) if there are none.
+
+    Source: the weighting of Seitzer et al., arXiv 2203.09168, for the Laplace distribution.
+    """
+    weight_BT = weight_B[:, None] * ~target_BT.isnan()
+    residual_BT = (prediction_BT.float() - target_BT.nan_to_num()).abs() * (weight_BT > 0)
+    log_spread_BT = log_spread_BT.float()
+    spread_BT = log_spread_BT.exp()
+    likelihood_BT = residual_BT / spread_BT + log_spread_BT + math.log(2.0)
+    loss_BT = spread_BT.detach() ** beta * likelihood_BT
+    return (loss_BT * weight_BT).sum() / weight_BT.sum().clamp_min(1e-12)

@@ -24,6 +24,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(candidates, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
+def is_used(folder: Path) -> bool:
+    """Whether a folder holds anything but what TensorBoard leaves of a start that never trained."""
+    return folder.is_dir() and any(
+        not (path.name == "hparams.yaml" or path.name.startswith("events.out.tfevents"))
+        for path in folder.iterdir()
+    )
+
+
 def open_run(folder: Path, resume: Resume) -> Path | None:
     """Decide whether a run may start in a folder, without touching it.
 
@@ -41,7 +49,7 @@ def open_run(folder: Path, resume: Resume) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: the run's folder is a file; choose another with --run")
     checkpoint = newest_checkpoint(folder)
-    if resume == "never" and folder.exists() and any(folder.iterdir()):
+    if resume == "never" and is_used(folder):
         how = "--resume continues it" if checkpoint else "it holds no checkpoint to resume from"
         raise ValueError(
             f"{folder}: the run's folder is not empty ({how}); choose another with --run, or "
