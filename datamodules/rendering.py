@@ -1,0 +1,484 @@
+"""From lines (or dense intensities) to the model's patterns, on the batch's device.
+
+Lines are spread over the grid by quintic B-splines and convolved with the peak shape by FFT, with
+the spline divided out: what remains is the peak shape itself, sampled at the grid's points.
+
+Legend: B rows, L points of the grid, P lines of all rows, N points of the padded grid,
+F frequencies, K nodes of the width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.augmentation import N_BACKGROUND, Augmentation, Perturbation, draw
+from datamodules.batch import (
+    EPOCH,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
+    IMPURITY_PROFILE,
+    IMPURITY_Q,
+    IMPURITY_SLOT,
+    INDEX,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
+    LINE_Q,
+    MEASURED,
+    PROFILE,
+    SEED,
+    XRD,
+    Batch,
+)
+from datamodules.grid import Grid
+from datamodules.randomness import normal, normal_at
+
+SCHERRER_CONSTANT = 0.9
+
+KA1_RATIO = 1.54056 / 1.54184
+"""λ(Kα1) over the doublet's mean for copper; Kα2, at half the intensity, follows from the mean."""
+KA2_RATIO = 3.0 - 2.0 * KA1_RATIO
+
+_PAD_DEGREES = 5.0
+"""Room for lines beyond either end whose tails reach into the window."""
+_MIN_FWHM_STEPS = 2.5
+"""A narrower peak is not resolved by the grid: its sampled shape would ring."""
+_WIDTH_NODES = 3
+_ROUNDING = 4e-7
+"""Intensities below this share of the maximum are rounding errors of the float32 FFT."""
+
+_RENDERED_FROM = (
+    LINE_Q,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
+    PROFILE,
+    IMPURITY_Q,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
+    IMPURITY_PROFILE,
+    IMPURITY_SLOT,
+)
+
+
+@dataclass(frozen=True)
+class PeakShape:
+    """The plain pattern's peaks: what validation sees, and training without augmentation.
+
+    Attributes:
+        fwhm: Full width at half maximum, degrees.
+        eta: Pseudo-Voigt mixing, 0 Gaussian to 1 Lorentzian.
+        polarization: P in the polarization factor 1 + P cos²2θ; 1 for an unpolarised tube, below
+            for a monochromator or a synchrotron (cos²2θ of the monochromator; 0 fully polarised
+            perpendicular to the scattering plane).
+    """
+
+    fwhm: float = 0.1
+    eta: float = 0.0
+    polarization: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.fwhm) and self.fwhm > 0):
+            raise ValueError(f"peak shape: fwhm is {self.fwhm}°; give a positive width")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"peak shape: eta is {self.eta}; it lies between 0 and 1")
+        if not 0 <= self.polarization <= 1:
+            raise ValueError(f"peak shape: polarization is {self.polarization}; it lies in 0 to 1")
+
+
+def lorentz_polarization(two_theta: Tensor, polarization: float = 1.0) -> Tensor:
+    """(1 + P cos²2θ) / ((1 + P) sin²θ cos θ) of angles in degrees; any shape.
+
+    Source: Pecharsky & Zavalij, Fundamentals of Powder Diffraction, 2nd ed., ch. 8.
+    """
+    theta = torch.deg2rad(two_theta / 2.0)
+    cos_2theta = torch.cos(2.0 * theta)
+    return (1.0 + polarization * cos_2theta**2) / (
+        (1.0 + polarization) * torch.sin(theta) ** 2 * torch.cos(theta)
+    )
+
+
+def peak_fwhm(
+    two_theta: Tensor, u: Tensor, v: Tensor, w: Tensor, size: Tensor | None, wavelength: float
+) -> Tensor:
+    """Width of peaks: Caglioti's instrument and Scherrer's size broadening in quadrature.
+
+    Args:
+        two_theta: Angles, degrees.
+        u: U of FWHM² = U tan²θ + V tan θ + W, degrees²; like v, w and size of the angles' shape.
+        v: V, degrees².
+        w: W, degrees².
+        size: Crystallite size D, Å, or None.
+        wavelength: Å.
+
+    Returns:
+        FWHM, degrees.
+
+    Source: Caglioti, Paoletti & Ricci, Nucl. Instrum. 3 (1958) 223; Scherrer's equation as in
+        Pecharsky & Zavalij, ch. 2.
+    """
+    theta = torch.deg2rad(two_theta / 2.0)
+    tangent = torch.tan(theta)
+    square = u * tangent**2 + v * tangent + w
+    if size is not None:
+        radians = SCHERRER_CONSTANT * wavelength / (size * torch.cos(theta))
+        square = square + torch.rad2deg(radians) ** 2
+    return torch.sqrt(square.clamp(min=0.0))
+
+
+def rows_of(offsets: Tensor, n_lines: int) -> Tensor:
+    """The row that owns each line, shape (P,); without waiting for the device."""
+    rows = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(rows, offsets.diff(), output_size=n_lines)
+
+
+def _fft_length(at_least: int) -> int:
+    """The next even number without prime factors above 5."""
+    n = at_least + at_least % 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+class Renderer:
+    """Turns a gathered batch into patterns on one grid.
+
+    Args:
+        grid: The model's grid.
+        shape: Peaks where no augmentation draws other ones.
+        augmentation: Ranges of the random changes in training.
+
+    Raises:
+        ValueError: if the grid is too coarse for the plain peaks.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        shape: PeakShape | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.grid = grid
+        self.shape = shape or PeakShape()
+        self.augmentation = augmentation or Augmentation()
+        if self.shape.fwhm < _MIN_FWHM_STEPS * grid.step:
+            raise ValueError(
+                f"peak shape: fwhm {self.shape.fwhm}° is not resolved by the grid's step "
+                f"{grid.step}°; use fwhm >= {_MIN_FWHM_STEPS * grid.step:g} or a finer step"
+            )
+        pad = math.ceil(_PAD_DEGREES / grid.step)
+        self._n_padded = _fft_length(grid.n_points + 2 * pad)
+        self._before = (self._n_padded - grid.n_points) // 2
+        self._constants: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, batch: Batch, *, augment: bool) -> Batch:
+        """The batch with `XRD` and `MEASURED` in place of what they were rendered from.
+
+        Args:
+            batch: As gathered, on any device; not changed.
+            augment: Whether to draw random changes (training) or not.
+        """
+        changes = Perturbation()
+        if augment:
+            changes = draw(self.augmentation, batch[SEED], batch[EPOCH], batch[INDEX])
+        xrd, measured = self.render(batch, changes)
+        rest = {key: value for key, value in batch.items() if key not in _RENDERED_FROM}
+        return {**rest, XRD: xrd, MEASURED: measured}
+
+    def render(self, batch: Batch, changes: Perturbation) -> tuple[Tensor, Tensor]:
+        """Patterns with stated changes.
+
+        Returns:
+            Square root of the intensity, (B, L) float32, maximum 1 over the measured points; and
+            which points are measured, (B, L) bool.
+        """
+        n_rows = len(batch[INDEX])
+        device = batch[INDEX].device
+        n_points = self.grid.n_points
+        measured = torch.ones(n_rows, n_points, dtype=torch.bool, device=device)
+        intensity = torch.zeros(n_rows, n_points, device=device)
+        if LINE_Q in batch:
+            intensity = self.lines_to_profile(batch, changes)
+        if PROFILE in batch:
+            dense = batch[PROFILE].to(torch.float32)
+            is_dense = torch.isfinite(dense)
+            from_profile = is_dense.any(dim=1, keepdim=True)
+            dense = torch.nan_to_num(dense, nan=0.0).clamp(min=0.0)
+            dense = _add_impurity_profiles(dense, is_dense, batch, changes)
+            measured = is_dense | ~from_profile
+            intensity = torch.where(from_profile, dense, intensity)
+        if changes.window is not None:
+            measured = measured & self._window(changes.window)
+        return _finish(intensity, measured, changes, self._angles(device))
+
+    def lines_to_profile(self, batch: Batch, changes: Perturbation) -> Tensor:
+        """Intensities per degree on the grid, shape (B, L), not scaled.
+
+        Every line has the area multiplicity × |F|² × LP (times what the changes say).
+        """
+        q, area = batch[LINE_Q], batch[LINE_INTENSITY]
+        rows = rows_of(batch[LINE_OFFSETS], len(q))
+        n_rows = len(batch[INDEX])
+        if changes.line_jitter and changes.line_keys is not None:
+            counter = torch.arange(len(q), device=q.device) - batch[LINE_OFFSETS][rows]
+            sigma = changes.line_jitter
+            factor = normal_at(changes.line_keys[rows], counter) * sigma - 0.5 * sigma**2
+            area = area * torch.exp(factor)
+        is_impurity = None
+        if changes.impurity is not None and IMPURITY_Q in batch:
+            extra_q = batch[IMPURITY_Q]
+            owner = rows_of(batch[IMPURITY_OFFSETS], len(extra_q))
+            is_impurity = torch.arange(len(q) + len(extra_q), device=q.device) >= len(q)
+            q = torch.cat([q, extra_q])
+            area = torch.cat([area, batch[IMPURITY_INTENSITY]])
+            rows = torch.cat([rows, batch[IMPURITY_SLOT][owner]])
+        if changes.strain is not None:
+            q = q / (1.0 + changes.strain[rows])
+        if changes.debye_waller is not None:
+            area = area * torch.exp(-2.0 * changes.debye_waller[rows] * (q / (4 * math.pi)) ** 2)
+
+        sine = q * (self.grid.wavelength / (4.0 * math.pi))
+        two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
+        # A line beyond 180° does not exist; the clamp keeps its LP factor finite.
+        lp = lorentz_polarization(two_theta.clamp(max=179.0), self.shape.polarization)
+        area = torch.where(sine < 1.0, area * lp, 0.0)
+        if is_impurity is not None and changes.impurity is not None:
+            area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
+        if changes.doublet is not None:
+            sine, area, rows = _split_doublet(sine, area, rows, changes.doublet)
+            two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
+
+        shifted = two_theta
+        if changes.zero_shift is not None:
+            shifted = shifted + changes.zero_shift[rows]
+        if changes.displacement is not None:
+            cosine = torch.cos(torch.deg2rad(two_theta / 2.0))
+            shifted = shifted - torch.rad2deg(2.0 * changes.displacement[rows] * cosine)
+        nodes, weights = self._widths(two_theta, rows, n_rows, changes)
+        return self._convolve(shifted, area, rows, n_rows, nodes, weights, changes.eta)
+
+    def _scale_impurity(
+        self, area: Tensor, two_theta: Tensor, rows: Tensor, is_impurity: Tensor, share: Tensor
+    ) -> Tensor:
+        """Scales the impurity's lines to their share of the summed intensity in the window."""
+        inside = (two_theta >= self.grid.two_theta_min) & (two_theta < self.grid.two_theta_max)
+        counted = torch.where(inside, area, 0.0)
+        total = area.new_zeros(2 * len(share))
+        total.index_add_(0, 2 * rows + is_impurity.long(), counted)
+        main, extra = total.view(-1, 2).unbind(dim=1)
+        factor = torch.where(extra > 0, share / (1.0 - share) * main / extra.clamp(min=1e-30), 0.0)
+        return torch.where(is_impurity, area * factor[rows], area)
+
+    def _widths(
+        self, two_theta: Tensor, rows: Tensor, n_rows: int, changes: Perturbation
+    ) -> tuple[Tensor, Tensor | None]:
+        """Widths between which the peak shape is interpolated, and each line's weights.
+
+        Returns:
+            Nodes (B or 1, K), degrees; weights (P, K), or None for one node.
+        """
+        if changes.caglioti_w is None:
+            return two_theta.new_full((1, 1), self.shape.fwhm), None
+        assert changes.caglioti_u is not None
+        assert changes.caglioti_v is not None
+        u, v, w = changes.caglioti_u, changes.caglioti_v, changes.caglioti_w
+        size = changes.crystallite_size
+        wavelength = self.grid.wavelength
+        smallest = _MIN_FWHM_STEPS * self.grid.step
+        ends = torch.linspace(
+            self.grid.two_theta_min, self.grid.two_theta_max, 16, device=rows.device
+        )
+        over_window = peak_fwhm(
+            ends,
+            u[:, None],
+            v[:, None],
+            w[:, None],
+            size[:, None] if size is not None else None,
+            wavelength,
+        ).clamp(min=smallest)
+        low = over_window.amin(dim=1, keepdim=True)
+        # A constant width would make the nodes coincide.
+        high = torch.maximum(over_window.amax(dim=1, keepdim=True), 1.02 * low)
+        steps = torch.linspace(0.0, 1.0, _WIDTH_NODES, device=rows.device)
+        nodes = low * (high / low) ** steps
+        fwhm = peak_fwhm(
+            two_theta.clamp(max=170.0),
+            u[rows],
+            v[rows],
+            w[rows],
+            size[rows] if size is not None else None,
+            wavelength,
+        )
+        first, last = low[rows, 0], high[rows, 0]
+        position = torch.log(fwhm.clamp(min=smallest) / first) / torch.log(last / first)
+        return nodes, _lagrange(position.clamp(0.0, 1.0), steps)
+
+    def _convolve(
+        self,
+        two_theta: Tensor,
+        area: Tensor,
+        rows: Tensor,
+        n_rows: int,
+        nodes: Tensor,
+        weights: Tensor | None,
+        eta: Tensor | None,
+    ) -> Tensor:
+        n, k = self._n_padded, nodes.shape[1]
+        position = (two_theta - self.grid.two_theta_min) / self.grid.step + self._before
+        # Lines outside the padded grid count for nothing.
+        area = torch.where((position >= 2.0) & (position < n - 3.0), area, 0.0)
+        position = position.clamp(2.0, n - 4.0)
+        floor = position.floor()
+        spline = _quintic_spline(position - floor)  # (6, P)
+        values = spline * (area / self.grid.step)
+        first = floor.long() - 2
+        if weights is None:
+            index = rows * n + first + torch.arange(6, device=rows.device)[:, None]
+        else:
+            values = values * weights.T[:, None, :]  # (K, 6, P)
+            channel = torch.arange(k, device=rows.device)[:, None, None]
+            index = (rows * k + channel) * n + first
+            index = index + torch.arange(6, device=rows.device)[:, None]
+        deposit = area.new_zeros(n_rows * k * n)
+        deposit.index_add_(0, index.flatten(), values.flatten())
+        spectrum = torch.fft.rfft(deposit.view(n_rows, k, n))
+        lorentz, gauss, inverse_spline = self._frequencies(rows.device)
+        width = nodes[:, :, None]
+        transfer = (width**2 * gauss).exp_()
+        if eta is not None:
+            transfer = transfer.lerp((width * lorentz).exp_(), eta[:, None, None])
+        elif self.shape.eta:
+            transfer = transfer.lerp((width * lorentz).exp_(), self.shape.eta)
+        # The product as pairs of reals: torch would first copy `transfer` to complex numbers.
+        product = torch.view_as_real(spectrum).mul_(transfer[..., None]).sum(dim=1)
+        spectrum = torch.view_as_complex(product.mul_(inverse_spline[:, None]))
+        profile = torch.fft.irfft(spectrum, n)
+        return profile[:, self._before : self._before + self.grid.n_points]
+
+    def _frequencies(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """-π f, -π² f²/(4 ln 2) and the inverse transform of the spline; each (F,), f in 1/degree.
+
+        exp(first × FWHM) is the transform of a Lorentzian of unit area, exp(second × FWHM²) that
+        of a Gaussian.
+        """
+        if device not in self._constants:
+            f = torch.fft.rfftfreq(self._n_padded, self.grid.step, dtype=torch.float64)
+            inverse = 1.0 / torch.sinc(f * self.grid.step) ** 6
+            values = (-math.pi * f, -(math.pi**2) * f**2 / (4 * math.log(2)), inverse)
+            lorentz, gauss, inverse = (value.to(device, torch.float32) for value in values)
+            self._constants[device] = (lorentz, gauss, inverse)
+        return self._constants[device]
+
+    def _angles(self, device: torch.device) -> Tensor:
+        """Positions of the points in the window, from -1 to 1, shape (L,)."""
+        return torch.linspace(-1.0, 1.0, self.grid.n_points, device=device)
+
+    def _window(self, cut: Tensor) -> Tensor:
+        """Points that remain when `cut` (B, 2) degrees are taken off the start and the end."""
+        point = torch.arange(self.grid.n_points, device=cut.device)
+        first = torch.ceil(cut[:, :1] / self.grid.step)
+        last = self.grid.n_points - 1 - torch.ceil(cut[:, 1:] / self.grid.step)
+        return (point >= first) & (point <= last)
+
+
+def _quintic_spline(t: Tensor) -> Tensor:
+    """Quintic B-spline at the six points around a position t in [0, 1) past the third; (6, P)."""
+    s = 1.0 - t
+    t2, s2 = t * t, s * s
+    near_t = (66.0 - t2 * (60.0 - 30.0 * t2 + 10.0 * t2 * t)) / 120.0
+    near_s = (66.0 - s2 * (60.0 - 30.0 * s2 + 10.0 * s2 * s)) / 120.0
+    edge_t, edge_s = t2 * t2 * t / 120.0, s2 * s2 * s / 120.0
+    far_s = _quintic_middle(1.0 + t)
+    far_t = _quintic_middle(1.0 + s)
+    return torch.stack([edge_s, far_s, near_t, near_s, far_t, edge_t])
+
+
+def _quintic_middle(x: Tensor) -> Tensor:
+    """Quintic B-spline at distances from 1 to 2."""
+    return (51.0 + x * (75.0 + x * (-210.0 + x * (150.0 + x * (-45.0 + 5.0 * x))))) / 120.0
+
+
+def _lagrange(x: Tensor, nodes: Tensor) -> Tensor:
+    """Weights (P, K) that interpolate from equally spaced nodes (K,) to x (P,)."""
+    k = len(nodes)
+    columns = []
+    for i in range(k):
+        weight = torch.ones_like(x)
+        for j in range(k):
+            if j != i:
+                weight = weight * (x * (k - 1) - j) / (i - j)
+        columns.append(weight)
+    return torch.stack(columns, dim=1)
+
+
+def _split_doublet(
+    sine: Tensor, area: Tensor, rows: Tensor, doublet: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kα1 with 2/3 and Kα2 with 1/3 of the area where `doublet` (B,) is true, else the mean."""
+    split = doublet[rows]
+    first = torch.where(split, sine * KA1_RATIO, sine)
+    second = torch.where(split, sine * KA2_RATIO, sine)
+    return (
+        torch.cat([first, second]),
+        torch.cat([torch.where(split, area * (2.0 / 3.0), area), area * split * (1.0 / 3.0)]),
+        torch.cat([rows, rows]),
+    )
+
+
+def _add_impurity_profiles(
+    dense: Tensor, measured: Tensor, batch: Batch, changes: Perturbation
+) -> Tensor:
+    """Adds dense impurities with their share of the summed intensity over the measured points."""
+    if changes.impurity is None or IMPURITY_PROFILE not in batch:
+        return dense
+    slot = batch[IMPURITY_SLOT]
+    extra = torch.nan_to_num(batch[IMPURITY_PROFILE].to(torch.float32), nan=0.0).clamp(min=0.0)
+    extra = extra * measured[slot]
+    share = changes.impurity[slot]
+    total = extra.sum(dim=1)
+    factor = share / (1.0 - share) * dense[slot].sum(dim=1) / total.clamp(min=1e-30)
+    return dense.index_add(0, slot, extra * torch.where(total > 0, factor, 0.0)[:, None])
+
+
+def _largest(intensity: Tensor, measured: Tensor) -> Tensor:
+    return torch.where(measured, intensity, 0.0).amax(dim=1, keepdim=True).clamp(min=1e-30)
+
+
+def background_profile(shape: Tensor, x: Tensor) -> Tensor:
+    """Σ cₖ Tₖ(x) scaled to the range 0 to 1.
+
+    Args:
+        shape: Coefficients cₖ of the Chebyshev polynomials of degrees 0 to 3, (B, N_BACKGROUND).
+        x: Positions, (L,), from -1 to 1.
+
+    Returns:
+        (B, L).
+    """
+    polynomials = torch.stack([torch.ones_like(x), x, 2 * x**2 - 1, 4 * x**3 - 3 * x])
+    assert len(polynomials) == N_BACKGROUND
+    curve = shape @ polynomials
+    low, high = curve.amin(dim=1, keepdim=True), curve.amax(dim=1, keepdim=True)
+    return (curve - low) / (high - low).clamp(min=1e-6)
+
+
+def _finish(
+    intensity: Tensor, measured: Tensor, changes: Perturbation, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Background, noise, scale and square root."""
+    intensity = intensity / _largest(intensity, measured)
+    intensity = torch.where(intensity > _ROUNDING, intensity, 0.0)
+    if changes.background is not None and changes.background_shape is not None:
+        curve = background_profile(changes.background_shape, x)
+        intensity = intensity + changes.background[:, None] * curve
+    if changes.noise is not None and changes.noise_keys is not None:
+        sigma = torch.sqrt(intensity / changes.noise[:, None])
+        intensity = intensity + sigma * normal(changes.noise_keys, intensity.shape[1])
+    intensity = torch.where(measured, intensity.clamp(min=0.0), 0.0)
+    return torch.sqrt(intensity / _largest(intensity, measured)), measured
