@@ -177,14 +177,20 @@ def write_shard(
         columns[name] = _nullable([m.targets.get(name) for m in materials], np.float32)
 
     batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return write_batch(path, batch)
+
+
+def write_batch(path: Path, batch: pa.RecordBatch) -> ShardInfo:
+    """Writes the rows of shards that exist already, repacked; otherwise like `write_shard`."""
+    assert 0 < batch.num_rows <= MAX_SHARD_ROWS, batch.num_rows
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     data = sink.getvalue()
     path = Path(path)
     replace_file(path, data)
-    most = max(len(m.elements) for m in materials)
-    return ShardInfo(path.name, len(materials), data.size, checksum(data), most)
+    most = pc.max(pc.list_value_length(batch.column("elements"))).as_py()
+    return ShardInfo(path.name, batch.num_rows, data.size, checksum(data), most)
 
 
 def map_shard(path: Path) -> pa.RecordBatch:

@@ -1,0 +1,157 @@
+"""Where the jobs run: this process, a pool of processes, or a Dask cluster.
+
+All are `concurrent.futures` executors. Jobs are idempotent (they skip slices that are there), so a
+pool that lost a worker is simply replaced and asked again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+from datamodules.prepare.slices import STOP
+from datamodules.prepare.sources import SourceError
+
+
+class Workers(Protocol):
+    """A kind of place where jobs run."""
+
+    count: int
+
+    def start(self) -> Executor:
+        """A fresh executor."""
+
+    def stop(self) -> None:
+        """Ends what is running, at once."""
+
+
+class ThisProcess:
+    """One job at a time, in a thread of this process."""
+
+    count = 1
+
+    def start(self) -> Executor:
+        """A fresh executor."""
+        STOP.clear()
+        return ThreadPoolExecutor(1)
+
+    def stop(self) -> None:
+        """Ends the running job at its next entry."""
+        STOP.set()
+
+
+class LocalProcesses:
+    """A pool of processes of this machine.
+
+    Args:
+        count: Number of processes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # Spawned, not forked: the command runs threads (progress bar, Arrow).
+        self._context = multiprocessing.get_context("spawn")
+        self._leash: Connection | None = None
+
+    def start(self) -> Executor:
+        """A fresh executor."""
+        self.stop()
+        held_by_workers, self._leash = self._context.Pipe(duplex=False)
+        return ProcessPoolExecutor(
+            self.count, self._context, initializer=_watch, initargs=(held_by_workers,)
+        )
+
+    def stop(self) -> None:
+        """Ends the processes."""
+        if self._leash is not None:
+            self._leash.close()
+            self._leash = None
+
+
+def _watch(leash: Connection) -> None:
+    """Makes a worker end when the other end of the pipe is closed.
+
+    That is when the command says so and also when it was killed: without this, the workers of a
+    command that got `kill -9` would go on writing. (An `Event` would do for neither: a process that
+    ends while it waits for one keeps its lock.)
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        wait([leash])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class DaskCluster:
+    """The workers of a Dask cluster that see the same files.
+
+    Args:
+        address: Of the scheduler, such as tcp://host:8786.
+
+    Raises:
+        SourceError: if Dask is not installed, or the scheduler does not answer.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            from dask.distributed import Client
+        except ImportError:
+            raise SourceError(
+                "--scheduler: Dask is not installed; install the extra: pip install -e '.[dask]'"
+            ) from None
+        try:
+            self._client: Any = Client(address, timeout="20s", set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"--scheduler {address}: no scheduler answers ({error}); check the address"
+            ) from None
+        self._executor: Any = None
+        self.count = self._wait_for_workers()
+
+    def _wait_for_workers(self, seconds: float = 60) -> int:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            threads = sum(self._client.nthreads().values())
+            if threads:
+                return int(threads)
+            time.sleep(0.5)
+        raise SourceError("--scheduler: the cluster has no workers; start some and try again")
+
+    def start(self) -> Executor:
+        """A fresh executor."""
+        self._executor = self._client.get_executor(pure=False)
+        return self._executor  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Cancels what waits, and leaves the cluster."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+        self._client.close()
+
+
+def workers(count: int | None, scheduler: str | None) -> Workers:
+    """Chooses where jobs run.
+
+    Args:
+        count: Processes; None means one a core that this process may use.
+        scheduler: Address of a Dask scheduler, or None.
+
+    Raises:
+        SourceError: if the number makes no sense or the cluster does not answer.
+    """
+    if scheduler is not None:
+        return DaskCluster(scheduler)
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        count = count or os.cpu_count() or 1
+    if count < 1:
+        raise SourceError(f"--workers {count}: must be at least 1")
+    return ThisProcess() if count == 1 else LocalProcesses(count)

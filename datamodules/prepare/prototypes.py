@@ -1,0 +1,205 @@
+"""The embedded data set: AFLOW prototypes and new compounds by substituting similar elements.
+
+The labels are computed, not DFT: density, volume per atom and an electrostatic energy. They depend
+on composition *and* structure, which is what the set is for: trying the whole path without a
+download. Substituted compounds of one prototype have different formulas, so a split by formula
+puts the same prototype on both sides.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from datamodules.prepare.crystal import Crystal, EntryError
+from datamodules.prepare.sources import Entry, Part, Progress, Source, Target
+
+SUBSTITUTES = 24
+"""New compounds tried for each prototype (fewer where its elements allow no more)."""
+WINDOW = 12
+"""Elements this close on Pettifor's chemical scale may replace each other."""
+
+MAX_DENSITY = 23.0
+"""g/cm³; no solid at ambient pressure is denser than osmium (22.6)."""
+
+# No noble gases, no hydrogen (its bond length depends too much on the partner) and, but for
+# thorium and uranium, no radioactive elements.
+_EXCLUDED = {
+    *("H", "D", "He", "Ne", "Ar", "Kr", "Xe", "Rn"),
+    *("Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"),
+}
+_HEAVIEST = 92
+
+
+@dataclass(frozen=True)
+class PrototypeSource(Source):
+    """pymatgen's AFLOW prototypes, each as it is and with substituted elements.
+
+    Attributes:
+        substitutes: New compounds tried for each prototype.
+    """
+
+    substitutes: int = SUBSTITUTES
+    name = "prototypes"
+    licence = "pymatgen, MIT; cite the AFLOW library"
+    citation = (
+        "M. J. Mehl et al., The AFLOW Library of Crystallographic Prototypes: Part 1, "
+        "Comput. Mater. Sci. 136, S1–S828 (2017), doi:10.1016/j.commatsci.2017.01.017"
+    )
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The electrostatic energy; density and volume are columns of every store."""
+        return (Target("electrostatic_energy", "electrostatic_energy", "eV/atom"),)
+
+    def options(self) -> dict[str, Any]:
+        """The number of substitutes."""
+        return {**super().options(), "substitutes": self.substitutes, "window": WINDOW}
+
+    def parts(self) -> list[Part]:
+        """One part: the library that this pymatgen ships."""
+        import pymatgen.core
+
+        candidates = list(self.records(None, None))
+        checksum = f"pymatgen {pymatgen.core.__version__}"
+        return [Part("aflow", checksum, entries=len(candidates))]
+
+    def records(self, part: Part | None, progress: Progress | None) -> Iterator[Any]:
+        """Yields (number of the prototype, symbols that replace its elements) of each candidate."""
+        for number, structure in enumerate(_library()):
+            symbols = [element.symbol for element in structure.composition]
+            yield number, tuple(symbols)
+            for replaced in substitutions(symbols, number, self.substitutes):
+                yield number, replaced
+
+    def entry(self, record: Any, position: int) -> Entry:
+        """Builds a candidate.
+
+        Raises:
+            EntryError: if no volume can be predicted, or an absurd one is.
+        """
+        number, symbols = record
+        prototype = _library()[number]
+        old = [element.symbol for element in prototype.composition]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if list(symbols) == old:
+                structure = prototype
+            else:
+                structure = prototype.copy()
+                structure.replace_species(dict(zip(old, symbols, strict=True)))
+                structure = _rescaled(structure)
+            energy = electrostatic_energy(structure)
+        if structure.density > MAX_DENSITY:
+            raise EntryError("denser than any solid", f"{structure.density:.1f} g/cm³")
+        crystal = Crystal.from_symbols(
+            structure.lattice.matrix,
+            structure.frac_coords,
+            [site.specie.symbol for site in structure],
+        )
+        return Entry(self.identify(record), crystal, {"electrostatic_energy": energy})
+
+    def identify(self, record: Any) -> str:
+        """Number and label of the prototype, and the elements in it."""
+        number, symbols = record
+        return f"aflow-{number:03d}-{_labels()[number]}-{'-'.join(symbols)}"
+
+
+def substitutions(symbols: list[str], number: int, count: int) -> list[tuple[str, ...]]:
+    """Draws distinct substitutions by chemically similar elements.
+
+    Each element is replaced by one at most `WINDOW` away on Pettifor's scale (Mendeleev numbers);
+    different elements stay different.
+
+    Args:
+        symbols: The prototype's elements.
+        number: The prototype's number, which seeds the draw.
+        count: Substitutions to draw; fewer come back if there are no more.
+    """
+    scale = _scale()
+    choices = []
+    for symbol in symbols:
+        near = [s for s in scale if abs(scale[s] - _mendeleev(symbol)) <= WINDOW]
+        choices.append(sorted(near, key=lambda s: scale[s]) or [symbol])
+    random = np.random.Generator(np.random.Philox(key=number))
+    drawn: dict[tuple[str, ...], None] = {}
+    for _ in range(20 * count):
+        if len(drawn) == count:
+            break
+        # `random()` alone is documented to be the same in every version of NumPy.
+        picks = [int(random.random() * len(near)) for near in choices]
+        replaced = tuple(near[i] for near, i in zip(choices, picks, strict=True))
+        if len(set(replaced)) == len(replaced) and replaced != tuple(symbols):
+            drawn[replaced] = None
+    return list(drawn)
+
+
+def electrostatic_energy(structure: Any) -> float | None:
+    """Madelung energy of point charges from electronegativity differences, eV/atom.
+
+    The charge of an atom is the cell's mean Pauling electronegativity minus its own, in elementary
+    charges: always neutral, ±1.1 in NaCl. Zero for elements, None if an element (a noble gas in a
+    compound) has no electronegativity.
+
+    Args:
+        structure: An ordered pymatgen structure.
+    """
+    from pymatgen.analysis.ewald import EwaldSummation
+
+    if len(structure.composition) == 1:
+        return 0.0
+    electronegativity = np.array([site.specie.X for site in structure])
+    if not np.isfinite(electronegativity).all():
+        return None
+    charged = structure.copy()
+    charged.add_oxidation_state_by_site((electronegativity.mean() - electronegativity).tolist())
+    return float(EwaldSummation(charged).total_energy) / len(structure)
+
+
+def _rescaled(structure: Any) -> Any:
+    """The structure with the volume that its bond lengths suggest (DLS)."""
+    from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
+
+    try:
+        return DLSVolumePredictor().get_predicted_structure(structure)
+    except ValueError as error:
+        raise EntryError("no volume predicted", str(error)) from None
+
+
+@cache
+def _library() -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+
+        return [prototype["snl"].structure for prototype in AFLOW_PROTOTYPE_LIBRARY]
+
+
+@cache
+def _labels() -> list[str]:
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+
+    return [prototype["tags"]["aflow"] for prototype in AFLOW_PROTOTYPE_LIBRARY]
+
+
+def _mendeleev(symbol: str) -> float:
+    from pymatgen.core import Element
+
+    return float(Element(symbol).mendeleev_no)
+
+
+@cache
+def _scale() -> dict[str, float]:
+    """Mendeleev numbers of the elements that may be put into a prototype."""
+    from pymatgen.core import Element
+
+    return {
+        element.symbol: float(element.mendeleev_no)
+        for element in Element
+        if element.Z <= _HEAVIEST and element.symbol not in _EXCLUDED
+    }
