@@ -192,8 +192,8 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
     if a.debye_waller:
         p.debye_waller = a.debye_waller * uniform(key(Purpose.DEBYE_WALLER), 1)[:, 0]
     if a.has_impurity:
-        # The first two numbers choose whether and which (see `datamodules.stream`).
-        p.impurity = a.impurity * uniform(key(Purpose.IMPURITY), 3)[:, 2]
+        # Whether and which is chosen where rows are gathered: `stream.choose_impurities`.
+        p.impurity = a.impurity * uniform(key(Purpose.IMPURITY), 1)[:, 0]
     if a.background:
         p.background = a.background * uniform(key(Purpose.BACKGROUND), 1)[:, 0]
         p.background_shape = normal(key(Purpose.BACKGROUND) + 1, N_BACKGROUND)

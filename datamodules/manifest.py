@@ -57,7 +57,7 @@ class Manifest:
         targets: In the order of their columns.
         max_elements: Most elements in one material.
         grid: The profile layout's grid (`Grid.to_dict()`); None for peaks.
-        physics: How the lines were computed: covered range of Q, thresholds, merging.
+        physics: How the lines were computed: `q_range` covered (Å⁻¹), thresholds, merging.
         software: Versions of the programs that made the store.
         format_version: `FORMAT_VERSION` of the writer.
     """

@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     MASK = 10
     SCALE = 11
     MODALITY = 12
+    POOL = 13
     STRAIN = 20
     ZERO_SHIFT = 21
     DISPLACEMENT = 22

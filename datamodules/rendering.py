@@ -10,7 +10,8 @@ F frequencies, K nodes of the width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ KA2_RATIO = 3.0 - 2.0 * KA1_RATIO
 _PAD_DEGREES = 5.0
 """Room for lines beyond either end whose tails reach into the window."""
 _MIN_FWHM_STEPS = 2.5
-"""A narrower peak is not resolved by the grid: its sampled shape would ring."""
+"""A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
 _WIDTH_NODES = 3
 _ROUNDING = 4e-7
 """Intensities below this share of the maximum are rounding errors of the float32 FFT."""
@@ -154,9 +155,6 @@ class Renderer:
         grid: The model's grid.
         shape: Peaks where no augmentation draws other ones.
         augmentation: Ranges of the random changes in training.
-
-    Raises:
-        ValueError: if the grid is too coarse for the plain peaks.
     """
 
     def __init__(
@@ -168,11 +166,14 @@ class Renderer:
         self.grid = grid
         self.shape = shape or PeakShape()
         self.augmentation = augmentation or Augmentation()
-        if self.shape.fwhm < _MIN_FWHM_STEPS * grid.step:
-            raise ValueError(
-                f"peak shape: fwhm {self.shape.fwhm}° is not resolved by the grid's step "
-                f"{grid.step}°; use fwhm >= {_MIN_FWHM_STEPS * grid.step:g} or a finer step"
+        self._smallest_fwhm = _MIN_FWHM_STEPS * grid.step
+        if self.shape.fwhm < self._smallest_fwhm:
+            warnings.warn(
+                f"peaks of fwhm {self.shape.fwhm:g}° are not resolved by the grid's step "
+                f"{grid.step:g}°; they are drawn with {self._smallest_fwhm:g}°",
+                stacklevel=2,
             )
+            self.shape = replace(self.shape, fwhm=self._smallest_fwhm)
         pad = math.ceil(_PAD_DEGREES / grid.step)
         self._n_padded = _fft_length(grid.n_points + 2 * pad)
         self._before = (self._n_padded - grid.n_points) // 2
@@ -291,7 +292,7 @@ class Renderer:
         u, v, w = changes.caglioti_u, changes.caglioti_v, changes.caglioti_w
         size = changes.crystallite_size
         wavelength = self.grid.wavelength
-        smallest = _MIN_FWHM_STEPS * self.grid.step
+        smallest = self._smallest_fwhm
         ends = torch.linspace(
             self.grid.two_theta_min, self.grid.two_theta_max, 16, device=rows.device
         )

@@ -130,7 +130,7 @@ def make_store(
         options={"seed": seed, "n": len(rows)},
         counts={"read": len(rows), "written": len(rows), "rejected": 0, "duplicates": 0},
         grid=grid.to_dict() if layout == "profile" else None,
-        physics={"q_min": 0.285, "q_max": 6.01},
+        physics={"q_range": [0.284, 6.01]},
         targets=summarise_targets(folder, shards, dict(units)),
         max_elements=max(shard.max_elements for shard in shards),
         shards=shards,

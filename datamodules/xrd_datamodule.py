@@ -1,0 +1,236 @@
+"""The LightningDataModule: stores in, rendered batches out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+
+from datamodules.augmentation import Augmentation
+from datamodules.batch import Batch
+from datamodules.collection import Collection
+from datamodules.grid import Grid
+from datamodules.rendering import PeakShape, Renderer
+from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
+from datamodules.store import STRUCTURE_TARGETS, StoreError
+from datamodules.stream import Rows, Stream, check_world_size, mean_and_std
+
+
+class XRDDataModule(L.LightningDataModule):
+    """Composition, diffraction pattern and labels of materials from one or several stores.
+
+    Batches are dictionaries as in `datamodules.batch`. Lines become patterns on the batch's
+    device: with random changes in training, without any in validation, test and prediction.
+
+    Args:
+        stores: Folders made by `xxact prepare`; several are concatenated, with their targets merged
+            by name and unit.
+        targets: Labels to serve, in this order; `volume_per_atom` and `density` always exist.
+        global_batch_size: Materials a step over all processes; a multiple of their number.
+        grid: 2θ grid of the patterns.
+        split: Training, validation, calibration and test, by hash.
+        fraction: Share of the training formulas to use; smaller shares are parts of larger ones.
+        augment: Whether training patterns are changed at random.
+        augmentation: Ranges of these changes.
+        peaks: Peak shape without augmentation.
+        num_workers: Processes that gather ahead; 0 gathers in the training process.
+        seed: Seed of order, masks and augmentation.
+        max_elements: Element slots of a material, E.
+        shuffle: Whether training permutes the materials in each epoch.
+    """
+
+    def __init__(
+        self,
+        stores: list[str],
+        targets: list[str] | None = None,
+        global_batch_size: int = 128,
+        grid: Grid = Grid(),  # noqa: B008 (frozen)
+        split: SplitConfig = SplitConfig(),  # noqa: B008
+        fraction: float = 1.0,
+        augment: bool = True,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008
+        peaks: PeakShape = PeakShape(),  # noqa: B008
+        num_workers: int = 0,
+        seed: int = 0,
+        max_elements: int = 12,
+        shuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; give 0 or more")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction is {fraction}; give a share above 0 and at most 1")
+        check_world_size(global_batch_size, 1)
+        self.target_names = list(targets or [])
+        self.global_batch_size = global_batch_size
+        self.grid = grid
+        self.split = split
+        self.fraction = fraction
+        self.num_workers = num_workers
+        self.seed = seed
+        self.max_elements = max_elements
+        self.shuffle = shuffle
+        self._stores = list(stores)
+        self._collection: Collection | None = None
+        self._rows: dict[str, np.ndarray] = {}
+        of_the_cell = [name for name in self.target_names if name in STRUCTURE_TARGETS]
+        if augment and augmentation.strain and of_the_cell:
+            augmentation = replace(augmentation, strain=0.0)
+            rank_zero_info(
+                f"augmentation.strain is off: {', '.join(of_the_cell)} follows from the lines' "
+                "positions, which strain would change under the label"
+            )
+        self.augmentation = augmentation if augment else Augmentation.off()
+        self.renderer = Renderer(grid, peaks, self.augmentation)
+
+    @property
+    def collection(self) -> Collection:
+        """The opened stores.
+
+        Raises:
+            ValueError: if they are missing, damaged, or do not fit the settings.
+        """
+        if self._collection is None:
+            collection = Collection(self._stores)
+            collection.check_targets(self.target_names)
+            collection.check_grid(self.grid)
+            if collection.max_elements > self.max_elements:
+                raise StoreError(
+                    f"{', '.join(self._stores)}: materials have up to {collection.max_elements} "
+                    f"elements, data.max_elements is {self.max_elements}; raise it"
+                )
+            self._collection = collection
+        return self._collection
+
+    @property
+    def target_units(self) -> list[str]:
+        """Unit of each target, in their order."""
+        return [self.collection.units[name] for name in self.target_names]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Rows of a split in the concatenated stores, shape (n,), ascending.
+
+        Args:
+            split: "train", "validation", "calibration", "test" or "all".
+        """
+        if not self._rows:
+            column = key_column(self.split.by)
+            keys = to_keys(self.collection.column(column))
+            self._rows = assign(keys, self.split)
+            if self.fraction < 1:
+                formulas = (
+                    keys if column == "formula_key" else self.collection.column("formula_key")
+                )
+                train = self._rows["train"]
+                self._rows["train"] = keep_fraction(
+                    train, formulas[train], self.fraction, self.split.seed
+                )
+        if split == "all":
+            return np.arange(len(self.collection))
+        assert split in SPLITS, split
+        return self._rows[split]
+
+    def target_statistics(self) -> dict[str, dict[str, float]]:
+        """Mean, standard deviation and count of each target on the training split, its unit."""
+        train = self.rows("train")
+        return {
+            name: mean_and_std(self.collection.column(name)[train]) for name in self.target_names
+        }
+
+    def setup(self, stage: str) -> None:
+        """Opens the stores and refuses what cannot run, on every rank, before anything waits.
+
+        Raises:
+            ValueError: if the stores do not fit, the processes cannot share the global batch, or a
+                split is too small.
+        """
+        check_world_size(self.global_batch_size, self._world_size)
+        where = ", ".join(self._stores)
+        if stage == "fit" and len(self.rows("train")) < self.global_batch_size:
+            raise ValueError(
+                f"{where}: the training split has {len(self.rows('train'))} materials, fewer than "
+                f"global_batch_size {self.global_batch_size}; lower it, or use a larger store or "
+                "fraction"
+            )
+        needed = {"fit": "validation", "validate": "validation", "test": "test"}.get(stage)
+        limit = getattr(self.trainer, "limit_val_batches", 1) if stage == "fit" else 1
+        if needed and limit and not len(self.rows(needed)):
+            off = ", or switch validation off with --trainer.limit_val_batches 0"
+            raise ValueError(
+                f"{where}: the {needed} split is empty ({len(self.collection)} materials); use a "
+                f"larger store or raise data.split.{needed}{off if stage == 'fit' else ''}"
+            )
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def stream(self, split: str, *, train: bool = False) -> Stream:
+        """The loader of a split for this process.
+
+        Args:
+            split: "train", "validation", "calibration", "test" or "all".
+            train: Shuffled, endless and resumable, or each row once in its order.
+        """
+        rows = self.rows(split)
+        trainer = self.trainer
+        impurities = (self.augmentation, rows) if train and self.augmentation.has_impurity else None
+        dataset = Rows(self.collection, self.target_names, self.max_elements, self.seed, impurities)
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        return Stream(
+            dataset,
+            rows,
+            self.global_batch_size,
+            train=train,
+            # Overfitting needs the same batches in every epoch.
+            shuffle=self.shuffle and not getattr(trainer, "overfit_batches", 0),
+            seed=self.seed,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=self._world_size,
+            num_workers=self.num_workers,
+            pin_memory=on_gpu,
+            identity={
+                "stores": self.collection.fingerprints,
+                "split": self.split.to_dict(),
+                "fraction": self.fraction,
+                "rows": hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest(),
+            },
+        )
+
+    def train_dataloader(self) -> Stream:
+        """Shuffled, resumable batches of the training split."""
+        return self.stream("train", train=True)
+
+    def val_dataloader(self) -> Stream | list[Any]:
+        """Batches of the validation split."""
+        return self.stream("validation") if len(self.rows("validation")) else []
+
+    def test_dataloader(self) -> Stream:
+        """Batches of the test split."""
+        return self.stream("test")
+
+    def predict_dataloader(self) -> Stream:
+        """Batches of all rows of the stores, in their order."""
+        return self.stream("all")
+
+    def calibration_dataloader(self) -> Stream:
+        """Batches of the calibration split.
+
+        Raises:
+            ValueError: if it is empty.
+        """
+        if not len(self.rows("calibration")):
+            raise ValueError(
+                f"{', '.join(self._stores)}: the calibration split is empty; use a larger store or "
+                "raise data.split.calibration"
+            )
+        return self.stream("calibration")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Renders the patterns on the batch's device."""
+        training = self.trainer is not None and self.trainer.training
+        return self.renderer(batch, augment=training)
