@@ -35,7 +35,7 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     Raises:
         SourceError: if a target cannot be read, or two have one name.
     """
-    targets = []
+    targets: list[Target] = []
     for item in filter(None, (item.strip() for item in text.split(","))):
         rest, _, unit = item.partition(":")
         column, _, name = (piece.strip() for piece in rest.partition("="))

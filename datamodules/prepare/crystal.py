@@ -116,7 +116,7 @@ class Crystal:
 
     def composition(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Atomic numbers, ascending, and the number of atoms of each in the cell."""
-        amounts = np.bincount(self.numbers, weights=self.occupancies)
+        amounts = np.bincount(self.numbers, self.occupancies).astype(np.float64)
         elements = np.flatnonzero(amounts)
         return elements.astype(np.uint8), amounts[elements]
 

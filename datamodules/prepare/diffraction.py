@@ -34,6 +34,7 @@ MIN_RELATIVE_INTENSITY = 1e-5
 """Of the strongest line, after Lorentz–polarization."""
 
 Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 
 # Steps of s² in the table of atomic scattering factors; the cubic then errs by less than 1e-8 Z.
 _TABLE_STEPS = 1024
@@ -153,9 +154,19 @@ def diffraction_lines(
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
 def _lines(
-    lattice, coordinates, numbers, occupancies, table, step,
-    wavelength, g_min, g_max, merge_within, min_relative,
-):  # fmt: skip
+    lattice: Float,
+    coordinates: Float,
+    numbers: Int,
+    occupancies: Float,
+    table: Float,
+    step: float,
+    wavelength: float,
+    g_min: float,
+    g_max: float,
+    merge_within: float,
+    min_relative: float,
+) -> tuple[Float, Float]:
+    """The lines of a crystal; see `diffraction_lines`."""
     g2, intensity = _reflections(
         lattice, coordinates, numbers, occupancies, table, step, g_min * g_min, g_max * g_max
     )
@@ -164,7 +175,7 @@ def _lines(
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _squares(lattice):
+def _squares(lattice: Float) -> tuple[Int, Float]:
     """Completes squares: |hB|² = c₂(l + m₂₀h + m₂₁k)² + c₁(k + m₁₀h)² + c₀h².
 
     Returns the order of the axes, chosen so that the two outer loops are short (the smallest face
@@ -197,7 +208,7 @@ def _squares(lattice):
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _phases(coordinates, limit):
+def _phases(coordinates: Float, limit: int) -> tuple[Float, Float]:
     """Tables of cos and sin of 2π n x for n = −limit … limit, shape (n_atoms, 2 limit + 1)."""
     n = coordinates.shape[0]
     cosine, sine = np.empty((n, 2 * limit + 1)), np.empty((n, 2 * limit + 1))
@@ -214,7 +225,16 @@ def _phases(coordinates, limit):
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _reflections(lattice, coordinates, numbers, occupancies, table, step, g2_min, g2_max):
+def _reflections(
+    lattice: Float,
+    coordinates: Float,
+    numbers: Int,
+    occupancies: Float,
+    table: Float,
+    step: float,
+    g2_min: float,
+    g2_max: float,
+) -> tuple[Float, Float]:
     """|g|² and 2|F|² of half of the reflections between two radii, unsorted, absences left out."""
     order, squares = _squares(lattice)
     c0, c1, c2, m10, m20, m21 = squares
@@ -305,14 +325,14 @@ def _reflections(lattice, coordinates, numbers, occupancies, table, step, g2_min
 
 
 @njit(cache=True)
-def _grown(values, count, capacity):
+def _grown(values: Float, count: int, capacity: int) -> Float:
     grown = np.empty(capacity)
     grown[:count] = values[:count]
     return grown
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
-def _sorted_by_bins(g2, intensity, low, high):
+def _sorted_by_bins(g2: Float, intensity: Float, low: float, high: float) -> tuple[Float, Float]:
     """Sorts by |g|²: counting sort into as many bins as values, then insertion within a bin.
 
     Reflections are nearly uniform in |g|², so this is linear; a comparison sort took as long as
@@ -342,7 +362,9 @@ def _sorted_by_bins(g2, intensity, low, high):
 
 
 @njit(cache=True, error_model="numpy")
-def _merged(g2, intensity, wavelength, merge_within, min_relative):
+def _merged(
+    g2: Float, intensity: Float, wavelength: float, merge_within: float, min_relative: float
+) -> tuple[Float, Float]:
     """Merges clusters of lines, applies the threshold after LP, and scales."""
     n = len(g2)
     q, total, after = np.empty(n), np.empty(n), np.empty(n)

@@ -113,7 +113,7 @@ class DaskCluster:
             raise SourceError(
                 f"--scheduler {address}: no scheduler answers ({error}); check the address"
             ) from None
-        self._executor: Any = None
+        self._executor: Executor | None = None
         self.count = self._wait_for_workers()
 
     def _wait_for_workers(self, seconds: float = 60) -> int:
@@ -127,8 +127,9 @@ class DaskCluster:
 
     def start(self) -> Executor:
         """A fresh executor."""
-        self._executor = self._client.get_executor(pure=False)
-        return self._executor  # type: ignore[no-any-return]
+        executor: Executor = self._client.get_executor(pure=False)
+        self._executor = executor
+        return executor
 
     def stop(self) -> None:
         """Cancels what waits, and leaves the cluster."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +184,7 @@ def _within(duplicates: dict[int, tuple[str, int]], start: int, batch: pa.Record
 def _without(batch: pa.RecordBatch, rows: list[int]) -> list[pa.RecordBatch]:
     """The batch without some rows, as views: Arrow's `filter` would lose the NaN under nulls."""
     edges = [-1, *rows, batch.num_rows]
-    return [
-        batch.slice(a + 1, b - a - 1) for a, b in zip(edges, edges[1:], strict=False) if b - a > 1
-    ]
+    return [batch.slice(a + 1, b - a - 1) for a, b in pairwise(edges) if b - a > 1]
 
 
 def _write_rejected(

@@ -114,15 +114,15 @@ def _locked(output: Path) -> Iterator[None]:
     if output.exists() and not output.is_dir():
         raise SourceError(f"{output}: is a file; choose another --output")
     work = output / WORK
-    if output.exists() and not work.exists() and not (output / MANIFEST).exists():
-        if any(output.iterdir()):
-            raise SourceError(f"{output}: not empty and not a store; choose another --output")
+    ours = work.exists() or (output / MANIFEST).exists()
+    if output.exists() and not ours and any(output.iterdir()):
+        raise SourceError(f"{output}: not empty and not a store; choose another --output")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / "lock", "w")
+        (work / "lock").touch()
     except OSError as error:
         raise SourceError(f"{output}: cannot be written ({error.strerror})") from None
-    with lock:
+    with open(work / "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

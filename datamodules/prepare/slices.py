@@ -217,7 +217,8 @@ def space_group(crystal: Crystal, symprec: float = 0.01) -> int | None:
     kinds = {tuple(sorted(site)): i for i, site in enumerate(map(sorted, sites.values()))}
     types = [kinds[tuple(sorted(site))] for site in sites.values()]
     try:
-        dataset = spglib.get_symmetry_dataset((crystal.lattice, list(sites), types), symprec)
+        cell: Any = (crystal.lattice, list(sites), types)
+        dataset = spglib.get_symmetry_dataset(cell, symprec)
     except Exception:  # spglib's errors differ from version to version
         return None
     return None if dataset is None else int(dataset.number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import math
 import zlib
 from abc import ABC, abstractmethod
@@ -182,47 +183,42 @@ def open_compressed(path: Path, progress: Progress) -> Iterator[IO[bytes]]:
     Raises:
         SourceError: if the file has disappeared, is truncated or is not what its suffix says.
     """
-    raw: Any = None
+    again = "get the file again and run the same command again"
     try:
-        raw = _Counting(path, progress)
-        if path.suffix == ".bz2":
-            yield bz2.open(raw)
-        elif path.suffix == ".gz":
-            yield gzip.open(raw)  # type: ignore[misc]
-        else:
-            yield raw
+        with open(path, "rb", buffering=0) as raw:
+            counting: Any = _Counting(raw, progress)
+            if path.suffix == ".bz2":
+                with bz2.BZ2File(counting) as stream:
+                    yield stream
+            elif path.suffix == ".gz":
+                with gzip.GzipFile(fileobj=counting) as stream:
+                    yield stream
+            else:
+                with io.BufferedReader(counting) as stream:
+                    yield stream
     except FileNotFoundError:
         raise SourceError(
             f"{path}: the file has disappeared; put it back and run the same command again"
         ) from None
     except EOFError:
-        raise SourceError(
-            f"{path}: truncated; get the file again and run the same command again"
-        ) from None
+        raise SourceError(f"{path}: truncated; {again}") from None
     except (OSError, zlib.error) as error:
-        raise SourceError(
-            f"{path}: cannot be decompressed ({error}); get the file again and run the same "
-            "command again"
-        ) from None
-    finally:
-        if raw is not None:
-            raw.close()
+        raise SourceError(f"{path}: cannot be decompressed ({error}); {again}") from None
 
 
-class _Counting:
+class _Counting(io.RawIOBase):
     """A binary file that reports how far it was read."""
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self._stream = open(path, "rb")
-        self._progress = progress
+    def __init__(self, raw: io.FileIO, progress: Progress) -> None:
+        self._raw, self._progress = raw, progress
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._progress.consumed += len(data)
-        return data
+    def readable(self) -> bool:
+        return True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    def readinto(self, buffer: Any) -> int:
+        size = self._raw.readinto(buffer) or 0
+        self._progress.consumed += size
+        return size
 
 
 def number(value: Any, column: str) -> float | None:
