@@ -188,6 +188,9 @@ class Stream:
         """Samples of the epoch handed out, over all ranks."""
         self._begun = False
         self._announced: int | None = None
+        if train:
+            # Lightning announces the epoch to a loader's `sampler`.
+            self.sampler = self
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
             batch_sampler=_Requests(self),  # type: ignore[arg-type]
@@ -205,15 +208,12 @@ class Stream:
             return len(self._rows) // self._global_batch
         return -(-len(self._rows) // self._global_batch)
 
-    @property
-    def sampler(self) -> Stream:
-        """Itself: Lightning announces the epoch to a loader's `sampler`."""
-        return self
+    #: Lightning asks a loader that has a `sampler` for this too.
+    batch_sampler = None
 
     def set_epoch(self, epoch: int) -> None:
         """Announces the epoch of the next iterator (without this, one follows the other)."""
-        if self._train:
-            self._announced = epoch
+        self._announced = epoch
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing happens before the first `next`. Lightning asks for iterators that
