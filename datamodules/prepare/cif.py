@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 
 import gemmi
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from datamodules.prepare.crystal import Crystal, EntryError, is_symbol
@@ -70,19 +72,17 @@ def fast_crystal(text: str) -> Crystal | None:
     if not len(sites) or None in cell:
         return None
     try:
-        lengths_angles = [_number(value) for value in cell]
+        lengths_angles = _numbers(cell)
         symbols = [gemmi.cif.as_string(value) for value in sites.column(0)]
-        coordinates = np.array([[_number(v) for v in sites.column(i)] for i in (1, 2, 3)]).T
-        if sites.has_column(4) and any(_number(v) != 1 for v in sites.column(4)):
+        coordinates = np.array([_numbers(sites.column(i)) for i in (1, 2, 3)]).T.copy()
+        if sites.has_column(4) and set(_numbers(sites.column(4))) != {1.0}:
             return None
     except ValueError:
         return None
     if not all(is_symbol(symbol) for symbol in symbols):
         return None
-    coordinates = _ideal(coordinates)
-    coordinates -= np.floor(coordinates)
     lattice = lattice_from_parameters(*lengths_angles)
-    if lattice is None or _any_coincide(coordinates):
+    if lattice is None or not _tidy(coordinates):
         return None
     return Crystal.from_symbols(lattice, coordinates, symbols)
 
@@ -143,35 +143,40 @@ def lattice_from_parameters(
     return np.array([[a, 0, 0], [b * cg, b * sg, 0], [c * cb, c * y, c * math.sqrt(z2)]])
 
 
-def _number(value: str) -> float:
-    """A CIF number without its standard uncertainty in parentheses.
+def _numbers(values: Iterable[str]) -> list[float]:
+    """CIF numbers without their standard uncertainties in parentheses.
 
     Raises:
-        ValueError: if it is none ("?" and "." included).
+        ValueError: if one is no number ("?" and "." included).
     """
-    return float(value.split("(", 1)[0])
+    values = list(values)
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return [float(value.split("(", 1)[0]) for value in values]
 
 
-def _ideal(coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0.3333 means 1/3, which symmetry needs: pymatgen's rounding, within 1e-4 of the value."""
-    for ideal in (1 / 3, 2 / 3):
-        coordinates = np.where(np.abs(coordinates / ideal - 1) <= 1e-4, ideal, coordinates)
-    return coordinates
+@njit(cache=True)
+def _tidy(coordinates: NDArray[np.float64]) -> bool:
+    """Puts coordinates into the cell and 0.3333 to 1/3, in place; False if two sites coincide.
 
-
-def _any_coincide(coordinates: NDArray[np.float64]) -> bool:
-    """Whether two sites are within pymatgen's tolerance, by sorting along the first axis."""
+    As pymatgen does: within 1e-4 of their value thirds are meant to be exact, which symmetry
+    needs, and sites within 1e-4 of each other are one disordered site.
+    """
     n = len(coordinates)
-    for shift in (0.0, 0.5):  # a pair on both sides of the cell's edge is adjacent in one of them
-        wrapped = (coordinates + shift) % 1.0
-        order = np.argsort(wrapped[:, 0], kind="stable")
-        ordered = wrapped[order]
-        for distance in range(1, n):
-            close = ordered[distance:, 0] - ordered[:-distance, 0] < _SAME_SITE
-            if not close.any():
-                break
-            difference = ordered[distance:][close] - ordered[:-distance][close]
-            difference -= np.round(difference)
-            if (np.abs(difference) < _SAME_SITE).all(axis=1).any():
-                return True
-    return False
+    for i in range(n):
+        for axis in range(3):
+            x = coordinates[i, axis]
+            for ideal in (1 / 3, 2 / 3):
+                if abs(x / ideal - 1) <= 1e-4:
+                    x = ideal
+            coordinates[i, axis] = x - np.floor(x)
+    for i in range(n):
+        for j in range(i):
+            close = True
+            for axis in range(3):
+                difference = abs(coordinates[i, axis] - coordinates[j, axis])
+                close = close and min(difference, 1 - difference) < _SAME_SITE
+            if close:
+                return False
+    return True

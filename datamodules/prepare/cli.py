@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from datamodules.prepare import alexandria
+from datamodules.prepare.cif_folder import CifFolderSource
 from datamodules.prepare.csv_cif import CsvSource
 from datamodules.prepare.executors import workers
 from datamodules.prepare.finish import reasons
@@ -84,6 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
     kind.add_argument("--citation", default=Source.citation, help="of the data")
     kind.set_defaults(source=_csv)
+
+    kind = kinds.add_parser("cif", parents=[common], help="a folder of CIF files")
+    kind.add_argument("folder", type=Path, metavar="FOLDER")
+    kind.add_argument("--labels", type=Path, metavar="FILE.csv", help="identifiers and labels")
+    kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
+    kind.add_argument("--id-column", help="of the labels")
+    kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
+    kind.add_argument("--citation", default=Source.citation, help="of the data")
+    kind.set_defaults(source=_cif)
+
+    kind = kinds.add_parser("alexandria", parents=[common], help="Alexandria's JSON files")
+    kind.add_argument("files", nargs="*", type=Path, metavar="FILE.json.bz2")
+    kind.add_argument(
+        "--targets",
+        metavar="KEY[=NAME][:UNIT],…",
+        help="keys of an entry's data (default: e_form, band_gap_ind, e_above_hull)",
+    )
+    kind.set_defaults(source=_alexandria)
     return parser
 
 
@@ -102,6 +122,29 @@ def _csv(arguments: argparse.Namespace) -> Source:
         licence_note=arguments.licence,
         citation_note=arguments.citation,
     )
+
+
+def _cif(arguments: argparse.Namespace) -> Source:
+    labels = parse_targets(arguments.targets)
+    if labels and arguments.labels is None:
+        raise SourceError("--targets: needs the file they are in; name it with --labels")
+    return CifFolderSource(
+        folder=arguments.folder,
+        labels_file=arguments.labels,
+        labels=labels,
+        id_column=arguments.id_column,
+        licence_note=arguments.licence,
+        citation_note=arguments.citation,
+    )
+
+
+def _alexandria(arguments: argparse.Namespace) -> Source:
+    if not arguments.files:
+        raise SourceError("alexandria: no files given; name them, or use --download")
+    labels = alexandria.TARGETS
+    if arguments.targets is not None:
+        labels = parse_targets(arguments.targets)
+    return alexandria.AlexandriaSource(tuple(arguments.files), labels)
 
 
 def summary(output: Path, result: Result) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,10 +94,15 @@ class Crystal:
         crystal._check()
         return crystal
 
-    @property
+    @cached_property
     def volume(self) -> float:
         """Volume of the cell in Å³."""
-        return abs(float(np.linalg.det(self.lattice)))
+        a, b, c = self.lattice.tolist()
+        return abs(
+            a[0] * (b[1] * c[2] - b[2] * c[1])
+            + a[1] * (b[2] * c[0] - b[0] * c[2])
+            + a[2] * (b[0] * c[1] - b[1] * c[0])
+        )
 
     @property
     def n_atoms(self) -> float:
@@ -131,14 +137,14 @@ class Crystal:
             ("coordinates", self.coordinates),
             ("occupancies", self.occupancies),
         ):
-            if not np.isfinite(values).all():
+            if not np.isfinite(values.sum()):
                 raise EntryError("value that is not finite", what)
-        if not ((self.occupancies > 0) & (self.occupancies <= 1.001)).all():
+        if not (self.occupancies.min() > 0 and self.occupancies.max() <= 1.001):
             worst = self.occupancies[np.argmax(np.abs(self.occupancies - 0.5))]
             raise EntryError("occupancy outside of (0, 1]", f"{worst:g}")
         if len(self.numbers) > MAX_ATOMS:
             raise EntryError("too many atoms", f"{len(self.numbers)} > {MAX_ATOMS}")
-        if (longest := float(np.linalg.norm(self.lattice, axis=1).max())) > MAX_EDGE:
+        if (longest := max(math.hypot(*edge) for edge in self.lattice.tolist())) > MAX_EDGE:
             raise EntryError("cell edge too long", f"{longest:.5g} Å > {MAX_EDGE:g} Å")
         if (volume := self.volume) > MAX_VOLUME:
             raise EntryError("cell volume too large", f"{volume:.5g} Å³ > {MAX_VOLUME:g} Å³")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from datamodules.prepare.crystal import Crystal, EntryError
 
@@ -177,7 +177,7 @@ def check_compression(path: Path) -> None:
 
 
 @contextmanager
-def open_compressed(path: Path, progress: Progress) -> Iterator[IO[bytes]]:
+def open_compressed(path: Path, progress: Progress) -> Iterator[io.BufferedIOBase]:
     """Opens a plain, gzip or bzip2 file for reading bytes.
 
     Raises:
