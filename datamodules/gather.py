@@ -19,11 +19,13 @@ from numba.extending import intrinsic
 
 from datamodules.batch import (
     ELEMENTS,
+    FORMULA_KEY,
     FRACTIONS,
     LINE_INTENSITY,
     LINE_OFFSETS,
     LINE_Q,
     PROFILE,
+    SYSTEM_KEY,
     TARGETS,
 )
 from datamodules.store import Store, StoreError
@@ -43,7 +45,8 @@ _pointer: Any = intrinsic(_integer_to_pointer)
 # Columns of the table of addresses.
 _ELEMENT_OFFSETS, _ELEMENTS, _FRACTIONS = 0, 1, 2
 _LINE_OFFSETS, _Q, _INTENSITY_OFFSETS, _INTENSITY, _PROFILE = 3, 4, 5, 6, 7
-_FIRST_TARGET = 8
+_FORMULA_KEY, _SYSTEM_KEY = 8, 9
+_FIRST_TARGET = 10
 
 
 @numba.njit(cache=True, nogil=True)
@@ -60,7 +63,18 @@ def _count_lines(addresses, shards, rows, offsets):  # type: ignore[no-untyped-d
 
 @numba.njit(cache=True, nogil=True)
 def _copy(  # type: ignore[no-untyped-def]
-    addresses, shards, rows, elements, fractions, offsets, q, intensity, profile, targets
+    addresses,
+    shards,
+    rows,
+    elements,
+    fractions,
+    offsets,
+    q,
+    intensity,
+    profile,
+    targets,
+    formula_key,
+    system_key,
 ):
     n_points = profile.shape[1]
     for b in range(len(rows)):
@@ -85,6 +99,9 @@ def _copy(  # type: ignore[no-untyped-def]
                 _pointer(table[_PROFILE]), ((row + 1) * n_points,), np.uint16
             )  # float16, copied as bits
             profile[b] = half[row * n_points :]
+        # uint64, copied as bits.
+        formula_key[b] = numba.carray(_pointer(table[_FORMULA_KEY]), (row + 1,), np.int64)[row]
+        system_key[b] = numba.carray(_pointer(table[_SYSTEM_KEY]), (row + 1,), np.int64)[row]
         for t in range(targets.shape[1]):
             if table[_FIRST_TARGET + t] != 0:
                 labels = numba.carray(_pointer(table[_FIRST_TARGET + t]), (row + 1,), np.float32)
@@ -141,6 +158,10 @@ class Gatherer:
         table = np.zeros(_FIRST_TARGET + len(self._targets), np.int64)
         table[[_ELEMENT_OFFSETS, _ELEMENTS]] = _list_addresses(batch, "elements", pa.uint8(), path)
         table[_FRACTIONS] = _list_addresses(batch, "fractions", pa.float32(), path)[1]
+        for key, name in ((_FORMULA_KEY, FORMULA_KEY), (_SYSTEM_KEY, SYSTEM_KEY)):
+            column = _column(batch, name, path)
+            _require(column.type == pa.uint64(), name, path)
+            table[key] = column.buffers()[1].address
         if store.manifest.layout == "peaks":
             table[[_LINE_OFFSETS, _Q]] = _list_addresses(batch, "q", pa.float32(), path)
             table[[_INTENSITY_OFFSETS, _INTENSITY]] = _list_addresses(
@@ -182,6 +203,7 @@ class Gatherer:
         if self._has_lines:
             profile[:] = np.nan
         targets = np.full((n_rows, len(self._targets)), np.nan, np.float32)
+        formula_key, system_key = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
         _copy(
             self._addresses,
             shards,
@@ -193,8 +215,16 @@ class Gatherer:
             intensity,
             profile.view(np.uint16),
             targets,
+            formula_key,
+            system_key,
         )
-        batch: dict[str, np.ndarray] = {ELEMENTS: elements, FRACTIONS: fractions, TARGETS: targets}
+        batch: dict[str, np.ndarray] = {
+            ELEMENTS: elements,
+            FRACTIONS: fractions,
+            TARGETS: targets,
+            FORMULA_KEY: formula_key,
+            SYSTEM_KEY: system_key,
+        }
         if self._has_lines:
             batch |= {LINE_Q: q, LINE_INTENSITY: intensity, LINE_OFFSETS: offsets}
         if self._n_points:

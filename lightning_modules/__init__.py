@@ -7,11 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_modules.contrastive import Contrastive
+    from lightning_modules.masked_contrastive import MaskedContrastive
     from lightning_modules.masked_xrd import MaskedXRD
+    from lightning_modules.regression import Regression
 
-__all__ = ["MaskedXRD"]
+__all__ = ["Contrastive", "MaskedContrastive", "MaskedXRD", "Regression"]
 
-_MODULES = {"MaskedXRD": "masked_xrd"}
+_MODULES = {
+    "Contrastive": "contrastive",
+    "MaskedContrastive": "masked_contrastive",
+    "MaskedXRD": "masked_xrd",
+    "Regression": "regression",
+}
 
 
 def __getattr__(name: str) -> Any:

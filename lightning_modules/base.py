@@ -15,6 +15,7 @@ from datamodules.grid import Grid
 from datamodules.randomness import step_seed
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone, BackboneConfig, BackboneOutput, VisiblePatches
+from lightning_modules.parameter_groups import parameter_groups
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class OptimizerConfig:
             `constant` stays.
         final_fraction: Fraction of the learning rate at the end of `cosine`.
         beta2: AdamW's second moment decay.
+        layer_decay: Factor on the learning rate for each layer further from the task's head, for
+            fine-tuning; 1 gives all layers the same.
     """
 
     learning_rate: float = 1e-3
@@ -37,11 +40,14 @@ class OptimizerConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     final_fraction: float = 0.01
     beta2: float = 0.98
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
         if not self.learning_rate > 0:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}: must be positive")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay is {self.layer_decay}: must lie in (0, 1]")
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps is {self.warmup_steps}: must not be negative")
 
@@ -132,12 +138,8 @@ class Task(L.LightningModule):
                 "trainer.max_steps is not set: the cosine schedule ends there; set it, or "
                 "model.optimizer.schedule to constant"
             )
-        trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in trained if p.ndim >= 2]},
-                {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-            ],
+            parameter_groups(self, self.backbone.config, config.learning_rate, config.layer_decay),
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,

@@ -27,7 +27,7 @@ def _counts(trainer: L.Trainer) -> bool:
     return not trainer.sanity_checking and trainer.state.fn == "fit"
 
 
-def _finite(metrics: dict[str, Any]) -> dict[str, float | None]:
+def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Plain numbers; what is not finite becomes null, since JSON has no NaN."""
     numbers = {name: float(value) for name, value in metrics.items()}
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
@@ -118,7 +118,7 @@ class MetricsWriter(Callback):
             "epoch": trainer.current_epoch,
             "wall_time": round(self._seconds(), 3),
             "samples_seen": self.samples_seen,
-            **_finite(trainer.callback_metrics),
+            **finite_metrics(trainer.callback_metrics),
         }
 
 

@@ -75,6 +75,19 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        path: Its file; replaced if it exists.
+        checkpoint: What `read` returned.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(checkpoint, temporary)
+    temporary.replace(path)
+
+
 def load_task(path: str | Path) -> "Task":
     """Rebuild a task with its weights from a checkpoint alone.
 

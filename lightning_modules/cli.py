@@ -22,7 +22,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints, runs
 from lightning_modules.base import Task
-from lightning_modules.callbacks import METRICS_FINAL, LastCheckpoint, MetricsWriter, write_json
+from lightning_modules.callbacks import (
+    METRICS_FINAL,
+    LastCheckpoint,
+    MetricsWriter,
+    finite_metrics,
+    write_json,
+)
 
 #: Keys of the saved configuration that belong to one start, not to the run.
 _OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
@@ -112,6 +118,8 @@ class XxactCLI(LightningCLI):
         )
         parser.add_class_arguments(CheckpointConfig, "checkpoint")
         parser.link_arguments("data.grid", "model.init_args.grid")
+        # Ignored by tasks that have no targets.
+        parser.link_arguments("data.targets", "model.init_args.targets")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: the checkpoint's values must not override the recipe's (trap 1)."""
@@ -217,10 +225,8 @@ class XxactCLI(LightningCLI):
     @rank_zero_only
     def _write_metrics(self) -> None:
         assert self.checkpoint is not None
-        folder = self.checkpoint.parent
-        folder = folder.parent if folder.name == runs.CHECKPOINTS else folder
-        path = folder / f"metrics.{self.subcommand}.json"
-        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        path = runs.folder_of(self.checkpoint) / f"metrics.{self.subcommand}.json"
+        metrics = finite_metrics(self.trainer.callback_metrics)
         write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
         print(f"metrics: {path}")
 

@@ -54,11 +54,7 @@ def masked_info_nce(similarity_BC: Tensor, excluded_BC: Tensor, positive_B: Tens
 
 
 def laplace_loss(
-    prediction_BT: Tensor,
-    log_spread_BT: Tensor,
-    target_BT: Tensor,
-    weight_B: Tensor,
-    beta: float = 1.0,
+    prediction_BT: Tensor, log_spread_BT: Tensor, target_BT: Tensor, beta: float = 1.0
 ) -> Tensor:
     """Negative log-likelihood of a Laplace distribution, each label weighted by its spread ** beta.
 
@@ -70,18 +66,16 @@ def laplace_loss(
         prediction_BT: Predictions m, standardised.
         log_spread_BT: Logarithms of the spread b, the expected absolute error, standardised.
         target_BT: Labels y, standardised; NaN where missing.
-        weight_B: Weight of a material; 0 for padding rows.
         beta: Between 0 and 1.
 
     Returns:
-        Scalar, the mean over the labels that there are; 0 (with zero gradient) if there are none.
+        Loss of each label, (B, T); 0 (with zero gradient) where it is missing.
 
     Source: the weighting of Seitzer et al., arXiv 2203.09168, for the Laplace distribution.
     """
-    weight_BT = weight_B[:, None] * ~target_BT.isnan()
-    residual_BT = (prediction_BT.float() - target_BT.nan_to_num()).abs() * (weight_BT > 0)
+    missing_BT = target_BT.isnan()
     log_spread_BT = log_spread_BT.float()
     spread_BT = log_spread_BT.exp()
+    residual_BT = (prediction_BT.float() - target_BT.masked_fill(missing_BT, 0.0)).abs()
     likelihood_BT = residual_BT / spread_BT + log_spread_BT + math.log(2.0)
-    loss_BT = spread_BT.detach() ** beta * likelihood_BT
-    return (loss_BT * weight_BT).sum() / weight_BT.sum().clamp_min(1e-12)
+    return (spread_BT.detach() ** beta * likelihood_BT).masked_fill(missing_BT, 0.0)

@@ -14,7 +14,12 @@ from datamodules.batch import Batch
 from datamodules.grid import Grid
 from datamodules.randomness import Purpose, uniform
 from datamodules.randomness import keys as random_keys
-from lightning_modules.backbone import BackboneConfig, to_patches, wholly_measured
+from lightning_modules.backbone import (
+    BackboneConfig,
+    BackboneOutput,
+    to_patches,
+    wholly_measured,
+)
 from lightning_modules.base import OptimizerConfig, Task
 from lightning_modules.decoder import MaskedPatchDecoder
 from lightning_modules.losses import masked_squared_error
@@ -129,7 +134,10 @@ class MaskedXRD(Task):
         self, batch: Batch, mask: PatchMask, has_composition: Tensor | None = None
     ) -> Tensor:
         """Predict the hidden patches of a batch, (B, M, P)."""
-        encoded = self.encode(batch, mask.visible, has_composition)
+        return self.decode(self.encode(batch, mask.visible, has_composition), mask)
+
+    def decode(self, encoded: BackboneOutput, mask: PatchMask) -> Tensor:
+        """Predict the hidden patches from what the backbone made of the others, (B, M, P)."""
         # The fused vector is part of the memory, so that pretraining trains the pooling too.
         memory = torch.cat(
             (encoded.fused[:, None], encoded.composition_tokens, encoded.xrd_tokens), dim=1
@@ -147,17 +155,20 @@ class MaskedXRD(Task):
         target_BMP = patches_BNP.gather(1, mask.hidden.unsqueeze(-1).expand_as(prediction_BMP))
         return masked_squared_error(prediction_BMP, target_BMP, mask.masked, batch[keys.WEIGHT])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mask, scale, reconstruct."""
+    def hide(self, batch: Batch) -> tuple[Batch, PatchMask, Tensor]:
+        """Draw what a training step sees: scaled patterns, masks, whose composition is given."""
         seed, epoch, index = batch[keys.SEED], batch[keys.EPOCH], batch[keys.INDEX]
-        mask = self.mask(batch, epoch)
         low, high = self.scale_range
         draw_B1 = uniform(random_keys(seed, epoch, index, Purpose.SCALE), 1)
         scaled = batch | {keys.XRD: batch[keys.XRD] * low * (high / low) ** draw_B1}
         hide_B1 = uniform(random_keys(seed, epoch, index, Purpose.MODALITY), 1)
-        prediction = self(scaled, mask, hide_B1[:, 0] >= self.hide_composition)
-        loss = self.loss(scaled, mask, prediction)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(index))
+        return scaled, self.mask(batch, epoch), hide_B1[:, 0] >= self.hide_composition
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mask, scale, reconstruct."""
+        scaled, mask, has_composition = self.hide(batch)
+        loss = self.loss(scaled, mask, self(scaled, mask, has_composition))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(has_composition))
         return loss
 
     def reconstruct(self, batch: Batch, with_composition: bool = True) -> Reconstruction:

@@ -57,3 +57,36 @@ def reconstruction_figure(
     axes[0].legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     axes[-1].set_xlabel("2θ (degrees, Cu Kα)")
     return figure
+
+
+def parity_figure(
+    names: list[str], units: list[str], target: np.ndarray, value: dict[str, np.ndarray]
+) -> Figure:
+    """Predictions against labels: a row for each target, a column for each mode.
+
+    Args:
+        names: Targets.
+        units: Their units.
+        target: Labels, (N, T), NaN where missing.
+        value: Predictions by mode, (N, T) each.
+    """
+    figure = Figure(figsize=(3.6 * len(value), 3.4 * len(names)), layout="constrained")
+    axes = np.atleast_2d(figure.subplots(len(names), len(value), squeeze=False))
+    for t, (name, unit) in enumerate(zip(names, units, strict=True)):
+        there = np.isfinite(target[:, t])
+        for axis, (mode, predicted) in zip(axes[t], value.items(), strict=True):
+            x, y = target[there, t], predicted[there, t]
+            axis.set_title(f"{name} from {mode}", fontsize=9, loc="left")
+            axis.set_xlabel(f"label ({unit})", fontsize=8)
+            axis.set_ylabel(f"prediction ({unit})", fontsize=8)
+            if not len(x):
+                continue
+            low, high = min(x.min(), y.min()), max(x.max(), y.max())
+            axis.plot([low, high], [low, high], color="0.7", linewidth=0.8, zorder=0)
+            if len(x) > 2000:
+                axis.hexbin(x, y, gridsize=60, bins="log", cmap="viridis", mincnt=1)
+            else:
+                axis.scatter(x, y, s=6, alpha=0.5, linewidth=0)
+            error = f"MAE {np.abs(y - x).mean():.3g} {unit}, n = {len(x)}"
+            axis.text(0.03, 0.97, error, transform=axis.transAxes, va="top", fontsize=8)
+    return figure

@@ -72,3 +72,9 @@ def next_config_path(folder: Path) -> Path:
         n += 1
         path = folder / f"config.{n}.yaml"
     return path
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint belongs to."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == CHECKPOINTS else folder

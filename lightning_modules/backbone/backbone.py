@@ -125,6 +125,30 @@ class Backbone(nn.Module):
             has_composition: Which materials' composition is given, (B,) bool; None means all.
             has_xrd: Which materials' pattern is given, (B,) bool; None means all.
         """
+        composition, mask, xrd = self.encode(
+            elements, fractions, xrd, measured, visible, has_composition, has_xrd
+        )
+        composition_tokens, xrd_tokens, fused = self.fusion(composition, xrd, mask)
+        return BackboneOutput(
+            composition_tokens, mask, xrd_tokens, composition[:, 0], xrd[:, 0], fused
+        )
+
+    def encode(
+        self,
+        elements: Tensor,
+        fractions: Tensor,
+        xrd: Tensor,
+        measured: Tensor,
+        visible: VisiblePatches | None = None,
+        has_composition: Tensor | None = None,
+        has_xrd: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode both modalities apart, without fusing them; arguments as of `forward`.
+
+        Returns:
+            Composition tokens (B, 1 + E, D), which of them are real (B, 1 + E), and pattern tokens
+            (B, 1 + K, D); summaries first.
+        """
         everyone = torch.ones_like(elements[:, 0], dtype=torch.bool)
         if visible is None:
             visible = all_measured(measured, self.config.patch_points)
@@ -132,8 +156,4 @@ class Backbone(nn.Module):
             elements, fractions, everyone if has_composition is None else has_composition
         )
         xrd_tokens = self.xrd(xrd, visible, everyone if has_xrd is None else has_xrd)
-        composition_vector, xrd_vector = composition_tokens[:, 0], xrd_tokens[:, 0]
-        composition_tokens, xrd_tokens, fused = self.fusion(composition_tokens, xrd_tokens, mask)
-        return BackboneOutput(
-            composition_tokens, mask, xrd_tokens, composition_vector, xrd_vector, fused
-        )
+        return composition_tokens, mask, xrd_tokens

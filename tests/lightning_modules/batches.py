@@ -45,6 +45,9 @@ def make_batch(
         keys.MEASURED: measured,
         keys.TARGETS: torch.zeros(n, 0),
         keys.INDEX: torch.arange(n),
+        # Neighbours share a formula, four a chemical system.
+        keys.FORMULA_KEY: torch.arange(n) // 2,
+        keys.SYSTEM_KEY: torch.arange(n) // 4,
         keys.WEIGHT: torch.ones(n),
         keys.EPOCH: torch.tensor(0),
         keys.SEED: torch.tensor(seed),

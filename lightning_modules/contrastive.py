@@ -1,0 +1,117 @@
+"""Contrastive alignment: a composition and the pattern of the same material find each other.
+
+Shapes: B batch, D width of the backbone, W width of the embeddings.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from datamodules import batch as keys
+from datamodules.batch import Batch
+from datamodules.grid import Grid
+from lightning_modules.alignment import Alignment
+from lightning_modules.backbone import BackboneConfig
+from lightning_modules.base import OptimizerConfig, Task
+from lightning_modules.retrieval import Retrieval
+
+
+class Contrastive(Task):
+    """Pretraining by aligning the two encoders.
+
+    Both summaries are projected into one space before fusion; the symmetric InfoNCE compares each
+    material with all others of the global batch. The fusion is not trained: it is frozen, and a
+    task that continues from here starts with a random one. `MaskedContrastive` trains it too.
+
+    Args:
+        backbone: Size and shape of the backbone.
+        grid: The 2θ grid of the patterns.
+        optimizer: Optimizer and schedule.
+        embedding_width: Width W of the common space.
+        temperature: Temperature at the start; it is learned.
+        temperature_bounds: Lowest and highest temperature.
+        pool_size: Materials among which a random one is retrieved in validation.
+        init_from: A checkpoint whose backbone weights to start from.
+    """
+
+    monitor = "val/alignment/loss"
+
+    def __init__(
+        self,
+        backbone: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
+        grid: Grid = Grid(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        embedding_width: int = 128,
+        temperature: float = 0.07,
+        temperature_bounds: tuple[float, float] = (0.01, 0.5),
+        pool_size: int = 1024,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(backbone, grid, optimizer, init_from)
+        self.embedding_width, self.temperature = embedding_width, temperature
+        self.temperature_bounds = temperature_bounds
+        self.pool_size = pool_size
+        self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
+        self.retrieval = Retrieval(pool_size)
+        #: Of the last validation: compositions, patterns, row numbers.
+        self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
+        # Never run: DDP would wait for its gradients.
+        self.backbone.fusion.requires_grad_(False)
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that build this task again."""
+        return super().arguments() | {
+            "embedding_width": self.embedding_width,
+            "temperature": self.temperature,
+            "temperature_bounds": self.temperature_bounds,
+            "pool_size": self.pool_size,
+        }
+
+    def shaping_arguments(self) -> set[str]:
+        """Arguments that a resumed or evaluated checkpoint must agree in."""
+        return super().shaping_arguments() | {"embedding_width", "temperature_bounds"}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed a batch: unit vectors of compositions and patterns, (B, W) each."""
+        composition, _, xrd = self.backbone.encode(
+            batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
+        )
+        embedded: tuple[Tensor, Tensor] = self.alignment(composition[:, 0], xrd[:, 0])
+        return embedded
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Embed, compare with the whole global batch."""
+        composition_BW, xrd_BW = self(batch)
+        loss = self.alignment.loss(composition_BW, xrd_BW, batch[keys.FORMULA_KEY])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(xrd_BW))
+        self.log("train/temperature", self.alignment.temperature(), batch_size=len(xrd_BW))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the embeddings."""
+        composition_BW, xrd_BW = self(batch)
+        self.retrieval.update(
+            composition_BW,
+            xrd_BW,
+            batch[keys.INDEX],
+            batch[keys.FORMULA_KEY],
+            batch[keys.SYSTEM_KEY],
+            batch[keys.WEIGHT] > 0,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log retrieval and the shape of the space; `compute` gathers the ranks' rows."""
+        stage = "test" if self.trainer.testing else "val"
+        for name, value in self.retrieval.compute(self.alignment.temperature()).items():
+            shown = f"{stage}/alignment/{name}" == self.monitor
+            self.log(f"{stage}/alignment/{name}", value, prog_bar=shown)
+        self.embeddings = self.retrieval.embeddings()
+        self.retrieval.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation, on the test split."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self.on_validation_epoch_end()

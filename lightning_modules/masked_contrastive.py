@@ -1,0 +1,141 @@
+"""Both pretraining losses together: masked XRD modeling trains the fusion, alignment the encoders.
+
+One pass through the backbone serves both: the alignment compares the composition with what is
+visible of the pattern, which is an augmentation of it.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from datamodules import batch as keys
+from datamodules.batch import Batch
+from datamodules.grid import Grid
+from lightning_modules.alignment import Alignment
+from lightning_modules.backbone import BackboneConfig
+from lightning_modules.base import OptimizerConfig
+from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.retrieval import Retrieval
+
+
+class MaskedContrastive(MaskedXRD):
+    """Pretraining by masked XRD modeling and contrastive alignment at once.
+
+    Args:
+        backbone: Size and shape of the backbone.
+        grid: The 2θ grid of the patterns.
+        optimizer: Optimizer and schedule.
+        mask_ratio: Fraction of the measured patches to hide.
+        mask_span: Neighbouring patches hidden together.
+        decoder_width: Width of the decoder.
+        decoder_layers: Cross-attention blocks of the decoder.
+        scale_range: Range of the random scale, see `MaskedXRD`.
+        hide_composition: Fraction of the materials whose composition is hidden in training; they
+            do not enter the alignment.
+        alignment_weight: Weight of the alignment's loss. The reconstruction's is some hundredths,
+            the alignment's the logarithm of the global batch size at first.
+        embedding_width: Width of the common space.
+        temperature: Temperature at the start; it is learned.
+        temperature_bounds: Lowest and highest temperature.
+        pool_size: Materials among which a random one is retrieved in validation.
+        init_from: A checkpoint whose backbone weights to start from.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
+        grid: Grid = Grid(),  # noqa: B008 (frozen)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
+        mask_ratio: float = 0.5,
+        mask_span: int = 4,
+        decoder_width: int = 128,
+        decoder_layers: int = 2,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        hide_composition: float = 0.15,
+        alignment_weight: float = 0.01,
+        embedding_width: int = 128,
+        temperature: float = 0.07,
+        temperature_bounds: tuple[float, float] = (0.01, 0.5),
+        pool_size: int = 1024,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            grid,
+            optimizer,
+            mask_ratio,
+            mask_span,
+            decoder_width,
+            decoder_layers,
+            scale_range,
+            hide_composition,
+            init_from,
+        )
+        if not alignment_weight > 0:
+            raise ValueError(f"alignment_weight is {alignment_weight}: must be positive")
+        self.alignment_weight = alignment_weight
+        self.embedding_width, self.temperature = embedding_width, temperature
+        self.temperature_bounds = temperature_bounds
+        self.pool_size = pool_size
+        self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
+        self.retrieval = Retrieval(pool_size)
+        #: Of the last validation: compositions, patterns, row numbers.
+        self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that build this task again."""
+        return super().arguments() | {
+            "alignment_weight": self.alignment_weight,
+            "embedding_width": self.embedding_width,
+            "temperature": self.temperature,
+            "temperature_bounds": self.temperature_bounds,
+            "pool_size": self.pool_size,
+        }
+
+    def shaping_arguments(self) -> set[str]:
+        """Arguments that a resumed or evaluated checkpoint must agree in."""
+        return super().shaping_arguments() | {"embedding_width", "temperature_bounds"}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mask, scale, encode once; reconstruct and align."""
+        scaled, mask, has_composition = self.hide(batch)
+        encoded = self.encode(scaled, mask.visible, has_composition)
+        reconstruction = self.loss(scaled, mask, self.decode(encoded, mask))
+        composition_BW, xrd_BW = self.alignment(encoded.composition_vector, encoded.xrd_vector)
+        alignment = self.alignment.loss(
+            composition_BW, xrd_BW, batch[keys.FORMULA_KEY], has_composition
+        )
+        loss = reconstruction + self.alignment_weight * alignment
+        for name, value in (
+            ("loss", loss),
+            ("reconstruction", reconstruction),
+            ("alignment", alignment),
+            ("temperature", self.alignment.temperature()),
+        ):
+            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(mask.hidden))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect the errors of reconstruction, and the embeddings of whole patterns."""
+        super().validation_step(batch, batch_idx)
+        composition, _, xrd = self.backbone.encode(
+            batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
+        )
+        composition_BW, xrd_BW = self.alignment(composition[:, 0], xrd[:, 0])
+        self.retrieval.update(
+            composition_BW,
+            xrd_BW,
+            batch[keys.INDEX],
+            batch[keys.FORMULA_KEY],
+            batch[keys.SYSTEM_KEY],
+            batch[keys.WEIGHT] > 0,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log both."""
+        super().on_validation_epoch_end()
+        stage = "test" if self.trainer.testing else "val"
+        for name, value in self.retrieval.compute(self.alignment.temperature()).items():
+            self.log(f"{stage}/alignment/{name}", value)
+        self.embeddings = self.retrieval.embeddings()
+        self.retrieval.reset()
