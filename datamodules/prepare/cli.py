@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.prepare import alexandria
+from datamodules.prepare import alexandria, public_data
 from datamodules.prepare.cif_folder import CifFolderSource
 from datamodules.prepare.csv_cif import CsvSource
+from datamodules.prepare.download import Downloader
 from datamodules.prepare.executors import workers
 from datamodules.prepare.finish import reasons
 from datamodules.prepare.pipeline import Result, prepare
@@ -24,6 +25,9 @@ UNITS = {
     "electrostatic_energy": "eV/atom",
 }
 """Units of the canonical targets, where the user gives none."""
+
+DOWNLOADS = Path("data/downloads")
+"""Where downloaded files are kept, under the current folder."""
 
 _COLUMNS = {
     "id", "formula", "formula_key", "system_key", "elements", "fractions", "q", "intensity",
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     kind.set_defaults(source=_prototypes)
 
     kind = kinds.add_parser("csv", parents=[common], help="CSV files with a column of CIF text")
-    kind.add_argument("files", nargs="+", type=Path, metavar="FILE.csv[.gz]")
+    kind.add_argument("files", nargs="*", type=Path, metavar="FILE.csv[.gz]")
+    kind.add_argument("--download", choices=["mp-20"], help="fetch a public data set instead")
+    _add_download_options(kind)
     kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
     kind.add_argument("--id-column")
     kind.add_argument("--cif-column")
@@ -98,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
 
     kind = kinds.add_parser("alexandria", parents=[common], help="Alexandria's JSON files")
     kind.add_argument("files", nargs="*", type=Path, metavar="FILE.json.bz2")
+    kind.add_argument("--download", metavar="VERSION", help="fetch files, e.g. pbe/2025.07.02")
+    kind.add_argument(
+        "--files", dest="files_numbers", metavar="0-3", help="numbers of the files to fetch"
+    )
+    _add_download_options(kind)
     kind.add_argument(
         "--targets",
         metavar="KEY[=NAME][:UNIT],…",
@@ -107,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_download_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-in", type=Path, metavar="FOLDER", help=f"for downloads (default: in {DOWNLOADS})"
+    )
+    parser.add_argument("--mirror", metavar="URL", help="another server with the same files")
+
+
 def _prototypes(arguments: argparse.Namespace) -> Source:
     if arguments.substitutes < 0:
         raise SourceError(f"--substitutes {arguments.substitutes}: must not be negative")
@@ -114,6 +132,16 @@ def _prototypes(arguments: argparse.Namespace) -> Source:
 
 
 def _csv(arguments: argparse.Namespace) -> Source:
+    if bool(arguments.files) == bool(arguments.download):
+        raise SourceError("csv: name either files or --download mp-20")
+    if arguments.download:
+        if arguments.targets or arguments.id_column or arguments.cif_column:
+            raise SourceError("--download mp-20: knows its columns; leave out --targets and others")
+        return public_data.download_mp20(
+            Downloader(quiet=arguments.quiet),
+            arguments.keep_in or DOWNLOADS / "mp-20",
+            arguments.mirror or public_data.MP20_URL,
+        )
     return CsvSource(
         files=tuple(arguments.files),
         labels=parse_targets(arguments.targets),
@@ -139,12 +167,24 @@ def _cif(arguments: argparse.Namespace) -> Source:
 
 
 def _alexandria(arguments: argparse.Namespace) -> Source:
-    if not arguments.files:
-        raise SourceError("alexandria: no files given; name them, or use --download")
-    labels = alexandria.TARGETS
+    files = tuple(arguments.files)
+    if bool(files) == bool(arguments.download):
+        raise SourceError("alexandria: name either files or --download VERSION")
+    if arguments.files_numbers is not None and not arguments.download:
+        raise SourceError("--files: only together with --download; else name the files")
+    labels: tuple[Target, ...] = alexandria.TARGETS
     if arguments.targets is not None:
         labels = parse_targets(arguments.targets)
-    return alexandria.AlexandriaSource(tuple(arguments.files), labels)
+    if arguments.download:
+        numbers = arguments.files_numbers
+        files = public_data.download_alexandria(
+            Downloader(quiet=arguments.quiet),
+            arguments.download,
+            arguments.keep_in or DOWNLOADS / "alexandria" / arguments.download,
+            None if numbers is None else public_data.parse_numbers(numbers),
+            arguments.mirror or public_data.ALEXANDRIA_URL,
+        )
+    return alexandria.AlexandriaSource(files, labels)
 
 
 def summary(output: Path, result: Result) -> str:

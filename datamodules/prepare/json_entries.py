@@ -87,13 +87,12 @@ class _Scanner:
         """Goes to behind the opening bracket of the top object's "entries"."""
         self._next_event(0)
         start = self._position
-        while (end := self._next_event(1, start)) is not None:
-            end, start = end[1], end[0]
+        while (event := self._next_event(1, start)) is not None:
+            start, end = event
             if self._state[0] == 0:
                 return False
-            if self._data[end - 1 : end] == b"[" and _ENTRIES_KEY.search(
-                self._data[start : end - 1]
-            ):
+            key, bracket = self._data[start : end - 1], self._data[end - 1 : end]
+            if bracket == b"[" and _ENTRIES_KEY.search(key):
                 return True
             if self._next_event(1) is None:  # skips another key's list or object
                 return False
