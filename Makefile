@@ -5,7 +5,11 @@
 #   DATA      overlay in configs/data/, without .yaml   (the recipe's own: prototypes)
 #   MODEL     overlay in configs/model/                 (the recipe's own: tiny)
 #   TRAINER   overlay in configs/trainer/               (all devices of this machine)
-#   CKPT      checkpoint, for `make validate`
+#   CKPT      checkpoint, for `make validate`, `evaluate` and `predict`
+#   TARGETS   overlay in configs/targets/, for `make regress`   (the recipe's own: structure)
+#   MODALITY  overlay in configs/modality/, for `make regress`  (the recipe's own: both, or one)
+#   INPUT     table of formulas and ids, for `make predict`
+#   STORE     store that has the patterns of the ids, for `make predict`
 #   ARGS      anything else, as for `xxact fit`: ARGS="--run runs/mine --trainer.max_steps 5000"
 #   PYTHON    the Python (3.11 or newer) that makes the environment
 #   VENV      the environment
@@ -17,6 +21,10 @@ DATA    ?=
 MODEL   ?=
 TRAINER ?=
 CKPT    ?= runs/pretrain_mxm/checkpoints/last.ckpt
+TARGETS  ?=
+MODALITY ?=
+INPUT    ?=
+STORE    ?=
 ARGS    ?=
 
 BIN      := $(VENV)/bin
@@ -26,8 +34,11 @@ OVERLAYS  = $(if $(DATA),--config configs/data/$(DATA).yaml) \
             $(if $(MODEL),--config configs/model/$(MODEL).yaml) \
             $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml)
 
+REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml) \
+            $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
+
 .DEFAULT_GOAL := help
-.PHONY: help install data pretrain validate test test-ddp lint format tensorboard clean
+.PHONY: help install data pretrain align regress evaluate predict validate test test-ddp lint format tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -48,6 +59,19 @@ data: $(EMBEDDED) ## prepare the embedded data set (a minute)
 
 pretrain: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by masked XRD modeling
 	$(BIN)/xxact fit --config $(CONFIG) $(OVERLAYS) $(ARGS)
+
+align: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by contrastive alignment
+	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(OVERLAYS) $(ARGS)
+
+regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.init_args.init_from …")
+	$(BIN)/xxact fit --config configs/regression.yaml $(REGRESSED) $(ARGS)
+
+evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)
+	$(BIN)/xxact test --config $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml \
+	  --ckpt_path $(CKPT) $(ARGS)
+
+predict: $(READY) ## predict the materials of a table (CKPT=… INPUT=table.csv [STORE=…])
+	$(BIN)/xxact predict --checkpoint $(CKPT) --input $(INPUT) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 validate: $(READY) ## metrics of a checkpoint on the validation split (CKPT=…)
 	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --ckpt_path $(CKPT) $(ARGS)

@@ -15,6 +15,10 @@ Training (recipes in configs/, later files and flags win):
   validate  --config RECIPE --ckpt_path CHECKPOINT
   test      --config RECIPE --ckpt_path CHECKPOINT
 
+Using a trained model (a checkpoint is enough, no recipe):
+  predict   --checkpoint CHECKPOINT --input TABLE.csv [--store STORE] [--output TABLE.csv]
+  export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
+
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.
 """
@@ -47,6 +51,14 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         train([command, *rest])
         return 0
+    if command == "predict":
+        from lightning_modules.prediction import main as predict
+
+        return predict(rest)
+    if command == "export":
+        from lightning_modules.export import main as export
+
+        return export(rest)
     raise ValueError(f"no command {command!r}; `xxact --help` lists them")
 
 

@@ -162,3 +162,7 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain dictionary from which the task can be built again."""
         checkpoint[checkpoints.KEY] = checkpoints.describe(self)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            # Predictions from a store are drawn as those of validation were.
+            checkpoint[checkpoints.KEY]["peaks"] = checkpoints.plain(data.renderer.shape)

@@ -121,31 +121,44 @@ def load_backbone(path: str | Path, backbone: nn.Module, arguments: dict[str, An
     """Load only the backbone's weights, for `init_from`.
 
     Args:
-        path: A checkpoint of any task.
+        path: A checkpoint of any task, or a backbone written by `xxact export`.
         backbone: The backbone to fill.
         arguments: The arguments of the task that owns it, for comparison.
 
     Raises:
         ValueError: if grid or backbone differ (naming what), or keys are missing or unexpected.
     """
-    checkpoint = read(path)
-    saved = checkpoint[KEY]["arguments"]
-    _refuse_differences(
-        path,
-        {name: saved[name] for name in ("backbone", "grid")},
-        {name: plain(arguments[name]) for name in ("backbone", "grid")},
-    )
-    weights = {
-        name.removeprefix(_BACKBONE): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(_BACKBONE)
-    }
+    saved, weights = read_backbone(path)
+    ours = {name: plain(arguments[name]) for name in ("backbone", "grid")}
+    _refuse_differences(path, {name: saved[name] for name in ours}, ours)
     missing, unexpected = backbone.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise ValueError(
             f"{path}: its backbone does not fit: missing {list(missing)[:3]}, "
             f"unexpected {list(unexpected)[:3]}"
         )
+
+
+def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read the backbone of a checkpoint, or one that `xxact export` wrote.
+
+    Returns:
+        A dictionary with `backbone` and `grid`, and the weights.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    if Path(path).suffix == ".safetensors":
+        from lightning_modules.export import read_exported
+
+        return read_exported(Path(path))
+    checkpoint = read(path)
+    weights = {
+        name.removeprefix(_BACKBONE): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(_BACKBONE)
+    }
+    return checkpoint[KEY]["arguments"], weights
 
 
 def check_same_task(

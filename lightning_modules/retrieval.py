@@ -98,9 +98,14 @@ class Retrieval(Metric):
         self.system_key.append(system_key_B[counts_B])
 
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One random pool: compositions (N, W), patterns (N, W) and row numbers (N,); all ranks must ask."""
+        """One random pool: compositions and patterns, (N, W) each, and row numbers, (N,).
+
+        All ranks must ask.
+        """
         with self.sync_context():
-            return tuple(state[: self.pool_size] for state in self._sorted()[:3])  # type: ignore[return-value]
+            composition, xrd, index = self._sorted()[:3]
+        n = self.pool_size
+        return composition[:n], xrd[:n], index[:n]
 
     def compute(self, temperature: Tensor | float = 1.0) -> dict[str, Tensor]:
         """Everything above; `temperature` is the loss's."""
