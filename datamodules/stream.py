@@ -120,17 +120,47 @@ def choose_impurities(
     return slots.astype(np.int64), pool[which.astype(np.int64)]
 
 
-class _Requests:
-    """The batch sampler: one rank's requests of an epoch, from a position on."""
+class _Order:
+    """The batch sampler: one rank's requests of an epoch, from a position on.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    Holds no reference to the loader: in a cycle of garbage, multiprocessing's queues die before the
+    loader can tell its workers to stop, and each is waited for five seconds.
+    """
 
-    def __iter__(self) -> Iterator[Request]:
-        return self._stream._requests()
+    def __init__(
+        self,
+        rows: np.ndarray,
+        global_batch_size: int,
+        train: bool,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.rows = rows
+        self.global_batch_size = global_batch_size
+        self.train = train
+        self.shuffle = shuffle
+        self.seed = seed
+        self.share = global_batch_size // world_size
+        self.rank = rank
+        self.epoch = 0
+        self.consumed = 0
 
     def __len__(self) -> int:
-        return len(self._stream)
+        if self.train:
+            return len(self.rows) // self.global_batch_size
+        return -(-len(self.rows) // self.global_batch_size)
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch, n = self.epoch, len(self.rows)
+        order = permutation(self.seed, epoch, n) if self.shuffle else None
+        for k in range(self.consumed // self.global_batch_size, len(self)):
+            start = k * self.global_batch_size + self.rank * self.share
+            n_valid = int(np.clip(n - start, 0, self.share))
+            # Padding repeats the split's last row; its weight is 0.
+            position = np.minimum(np.arange(start, start + self.share), n - 1)
+            yield epoch, self.rows[position if order is None else order[position]], n_valid
 
 
 def _identity(batch: Any) -> Any:
@@ -140,9 +170,10 @@ def _identity(batch: Any) -> Any:
 class Stream:
     """Batches of one rank; in training with a position that can be saved and restored.
 
-    Training: endless epochs, each iterator one epoch, in the order of `permutation(seed, epoch)`;
-    only whole global batches. Evaluation (`train=False`): the rows in their order, each exactly
-    once over all ranks; the last batch is padded with rows of weight 0.
+    Training: endless epochs in the order of `permutation(seed, epoch)`, only whole global batches.
+    An iterator continues where the last one stopped, and ends with the epoch.
+    Evaluation (`train=False`): the rows in their order, each exactly once over all ranks; the last
+    batch is padded with rows of weight 0.
 
     Args:
         dataset: Serves the rows.
@@ -155,6 +186,8 @@ class Stream:
         world_size: Number of processes, W; divides G.
         num_workers: Processes that gather ahead; 0 gathers in this one.
         pin_memory: Whether to page-lock batches for the copy to a GPU.
+        limit: Batches after which the caller ends an epoch early, if it does: what a position at
+            this batch means.
         identity: What the position belongs to (stores, split, …), by the name it is explained by;
             a state of something else is refused.
     """
@@ -172,28 +205,18 @@ class Stream:
         world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        limit: int | None = None,
         identity: dict[str, Any] | None = None,
     ) -> None:
         check_world_size(global_batch_size, world_size)
-        self._rows = rows
-        self._global_batch = global_batch_size
-        self._train = train
-        self._shuffle = shuffle and train
-        self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
+        self._order = _Order(
+            rows, global_batch_size, train, shuffle and train, seed, rank, world_size
+        )
         self._identity = identity or {}
-        self.epoch = 0
-        self.consumed = 0
-        """Samples of the epoch handed out, over all ranks."""
-        self._begun = False
-        self._announced: int | None = None
-        if train:
-            # Lightning announces the epoch to a loader's `sampler`.
-            self.sampler = self
+        self._limit = len(self) if limit is None else min(limit, len(self))
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,
-            batch_sampler=_Requests(self),  # type: ignore[arg-type]
+            batch_sampler=self._order,  # type: ignore[arg-type]
             num_workers=num_workers,
             collate_fn=_identity,
             pin_memory=pin_memory,
@@ -204,60 +227,50 @@ class Stream:
 
     def __len__(self) -> int:
         """Batches of a whole epoch, the same on all ranks and after a resume."""
-        if self._train:
-            return len(self._rows) // self._global_batch
-        return -(-len(self._rows) // self._global_batch)
+        return len(self._order)
 
-    #: Lightning asks a loader that has a `sampler` for this too.
-    batch_sampler = None
+    @property
+    def epoch(self) -> int:
+        """The epoch of the batch handed out last."""
+        return self._order.epoch
 
-    def set_epoch(self, epoch: int) -> None:
-        """Announces the epoch of the next iterator (without this, one follows the other)."""
-        self._announced = epoch
+    @property
+    def consumed(self) -> int:
+        """Samples of the epoch handed out so far, over all ranks."""
+        return self._order.consumed
+
+    @property
+    def _iterator(self) -> Any:
+        """The inner loader's, by the name under which Lightning stops workers after a run."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self._loader._iterator = value
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator: nothing happens before the first `next`. Lightning asks for iterators that
-        # it never uses, and for one before it says which epoch it resumes in (#21938).
-        if self._train:
-            self._begin()
+        # A generator: nothing happens before the first `next`, since Lightning asks for iterators
+        # that it never uses. Nor does its epoch count: on a resume it comes after `iter` (#21938),
+        # and resumed at an epoch's end it counts epochs of no or one batch (seen in 2.6.6).
+        order = self._order
+        if order.train and order.consumed >= self._limit * order.global_batch_size:
+            order.epoch, order.consumed = order.epoch + 1, 0
         for batch in self._loader:
-            if self._train:
-                self.consumed += self._global_batch
+            if order.train:
+                order.consumed += order.global_batch_size
             yield batch
-
-    def _begin(self) -> None:
-        """Decides where a training iterator starts."""
-        announced, self._announced = self._announced, None
-        if announced is not None and announced != self.epoch:
-            self.epoch, self.consumed = announced, 0
-        elif self._begun and announced is not None:
-            self.consumed = 0
-        elif self._begun or self.consumed >= len(self) * self._global_batch:
-            self.epoch, self.consumed = self.epoch + 1, 0
-        self._begun = True
-
-    def _requests(self) -> Iterator[Request]:
-        epoch, share = self.epoch, self._global_batch // self._world_size
-        order = permutation(self._seed, epoch, len(self._rows)) if self._shuffle else None
-        first = self.consumed // self._global_batch if self._train else 0
-        for k in range(first, len(self)):
-            start = k * self._global_batch + self._rank * share
-            position = np.arange(start, start + share)
-            n_valid = int(np.clip(len(self._rows) - start, 0, share))
-            # Padding repeats the split's last row; its weight is 0.
-            position = np.minimum(position, len(self._rows) - 1)
-            yield epoch, self._rows[position if order is None else order[position]], n_valid
 
     def state_dict(self) -> dict[str, Any]:
         """The position, independent of rank, world size and workers."""
-        if not self._train:
+        order = self._order
+        if not order.train:
             return {}
         return {
-            "epoch": self.epoch,
-            "consumed": self.consumed,
-            "seed": self._seed,
-            "shuffle": self._shuffle,
-            "global_batch_size": self._global_batch,
+            "epoch": order.epoch,
+            "consumed": order.consumed,
+            "seed": order.seed,
+            "shuffle": order.shuffle,
+            "global_batch_size": order.global_batch_size,
             **self._identity,
         }
 
@@ -267,7 +280,7 @@ class Stream:
         Raises:
             ValueError: if the state belongs to other data, another seed or another global batch.
         """
-        if not self._train or not state:
+        if not self._order.train or not state:
             return
         mine = self.state_dict()
         changed = [key for key in mine if key not in ("epoch", "consumed")]
@@ -279,8 +292,7 @@ class Stream:
                 "run began with, or start a new run from its weights with --model.init_args."
                 "init_from"
             )
-        self.epoch, self.consumed = int(state["epoch"]), int(state["consumed"])
-        self._begun, self._announced = False, None
+        self._order.epoch, self._order.consumed = int(state["epoch"]), int(state["consumed"])
 
 
 def _difference(key: str, saved: Any, mine: Any) -> str:

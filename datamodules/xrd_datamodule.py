@@ -16,7 +16,7 @@ from datamodules.collection import Collection
 from datamodules.grid import Grid
 from datamodules.rendering import PeakShape, Renderer
 from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
-from datamodules.store import STRUCTURE_TARGETS, StoreError
+from datamodules.store import STRUCTURE_TARGETS
 from datamodules.stream import Rows, Stream, check_world_size, mean_and_std
 
 
@@ -74,9 +74,17 @@ class XRDDataModule(L.LightningDataModule):
         self.seed = seed
         self.max_elements = max_elements
         self.shuffle = shuffle
-        self._stores = list(stores)
-        self._collection: Collection | None = None
         self._rows: dict[str, np.ndarray] = {}
+        # Opened at once: a wrong path is told before a run's folder is made.
+        self.collection = Collection(stores)
+        self.collection.check_targets(self.target_names)
+        self.collection.check_grid(grid)
+        self._where = ", ".join(str(store.folder) for store in self.collection.stores)
+        if self.collection.max_elements > max_elements:
+            raise ValueError(
+                f"{self._where}: materials have up to {self.collection.max_elements} elements, "
+                f"data.max_elements is {max_elements}; raise it"
+            )
         of_the_cell = [name for name in self.target_names if name in STRUCTURE_TARGETS]
         if augment and augmentation.strain and of_the_cell:
             augmentation = replace(augmentation, strain=0.0)
@@ -86,25 +94,6 @@ class XRDDataModule(L.LightningDataModule):
             )
         self.augmentation = augmentation if augment else Augmentation.off()
         self.renderer = Renderer(grid, peaks, self.augmentation)
-
-    @property
-    def collection(self) -> Collection:
-        """The opened stores.
-
-        Raises:
-            ValueError: if they are missing, damaged, or do not fit the settings.
-        """
-        if self._collection is None:
-            collection = Collection(self._stores)
-            collection.check_targets(self.target_names)
-            collection.check_grid(self.grid)
-            if collection.max_elements > self.max_elements:
-                raise StoreError(
-                    f"{', '.join(self._stores)}: materials have up to {collection.max_elements} "
-                    f"elements, data.max_elements is {self.max_elements}; raise it"
-                )
-            self._collection = collection
-        return self._collection
 
     @property
     def target_units(self) -> list[str]:
@@ -141,29 +130,38 @@ class XRDDataModule(L.LightningDataModule):
             name: mean_and_std(self.collection.column(name)[train]) for name in self.target_names
         }
 
-    def setup(self, stage: str) -> None:
-        """Opens the stores and refuses what cannot run, on every rank, before anything waits.
+    def check(self, stage: str, world_size: int = 1, validates: bool = True) -> None:
+        """Refuses what cannot run; the same on every rank, before any waits for another.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+            world_size: Number of processes.
+            validates: Whether the fit validates.
 
         Raises:
-            ValueError: if the stores do not fit, the processes cannot share the global batch, or a
-                split is too small.
+            ValueError: if the processes cannot share the global batch, or a split is too small.
         """
-        check_world_size(self.global_batch_size, self._world_size)
-        where = ", ".join(self._stores)
-        if stage == "fit" and len(self.rows("train")) < self.global_batch_size:
+        check_world_size(self.global_batch_size, world_size)
+        n_train = len(self.rows("train"))
+        if stage == "fit" and n_train < self.global_batch_size:
             raise ValueError(
-                f"{where}: the training split has {len(self.rows('train'))} materials, fewer than "
-                f"global_batch_size {self.global_batch_size}; lower it, or use a larger store or "
-                "fraction"
+                f"{self._where}: the training split has {n_train} materials, fewer than "
+                f"data.global_batch_size {self.global_batch_size}; lower it, or use a larger store "
+                "or fraction"
             )
         needed = {"fit": "validation", "validate": "validation", "test": "test"}.get(stage)
-        limit = getattr(self.trainer, "limit_val_batches", 1) if stage == "fit" else 1
-        if needed and limit and not len(self.rows(needed)):
+        if needed and validates and not len(self.rows(needed)):
             off = ", or switch validation off with --trainer.limit_val_batches 0"
             raise ValueError(
-                f"{where}: the {needed} split is empty ({len(self.collection)} materials); use a "
-                f"larger store or raise data.split.{needed}{off if stage == 'fit' else ''}"
+                f"{self._where}: the {needed} split is empty ({len(self.collection)} materials); "
+                f"use a larger store or raise data.split.{needed}{off if stage == 'fit' else ''}"
             )
+
+    def setup(self, stage: str) -> None:
+        """See `check`."""
+        trainer = self.trainer
+        validates = stage != "fit" or trainer is None or bool(trainer.limit_val_batches)
+        self.check(stage, self._world_size, validates)
 
     @property
     def _world_size(self) -> int:
@@ -193,6 +191,7 @@ class XRDDataModule(L.LightningDataModule):
             world_size=self._world_size,
             num_workers=self.num_workers,
             pin_memory=on_gpu,
+            limit=self._limit(len(rows) // self.global_batch_size) if train else None,
             identity={
                 "stores": self.collection.fingerprints,
                 "split": self.split.to_dict(),
@@ -200,6 +199,11 @@ class XRDDataModule(L.LightningDataModule):
                 "rows": hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest(),
             },
         )
+
+    def _limit(self, n_batches: int) -> int | None:
+        """Batches of a training epoch under the trainer's `limit_train_batches`."""
+        limit = self.trainer.limit_train_batches if self.trainer is not None else None
+        return int(n_batches * limit) if isinstance(limit, float) else limit
 
     def train_dataloader(self) -> Stream:
         """Shuffled, resumable batches of the training split."""
@@ -225,7 +229,7 @@ class XRDDataModule(L.LightningDataModule):
         """
         if not len(self.rows("calibration")):
             raise ValueError(
-                f"{', '.join(self._stores)}: the calibration split is empty; use a larger store or "
+                f"{self._where}: the calibration split is empty; use a larger store or "
                 "raise data.split.calibration"
             )
         return self.stream("calibration")
