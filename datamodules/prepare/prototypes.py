@@ -24,8 +24,10 @@ SUBSTITUTES = 24
 WINDOW = 12
 """Elements this close on Pettifor's chemical scale may replace each other."""
 
-MAX_DENSITY = 23.0
-"""g/cm³; no solid at ambient pressure is denser than osmium (22.6)."""
+LARGEST = 32
+"""Atoms in the cell; larger prototypes come only as they are, since they take most of the time."""
+VOLUME_RATIO = (0.3, 1.5)
+"""Volume over that of the elements: 0.42–1.06 for nine of ten prototypes as they are."""
 
 # No noble gases, no hydrogen (its bond length depends too much on the partner) and, but for
 # thorium and uranium, no radioactive elements.
@@ -34,6 +36,9 @@ _EXCLUDED = {
     *("Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"),
 }
 _HEAVIEST = 92
+
+_CUBIC_CENTIMETRES_PER_MOLE = 0.602214076
+"""1 Å³ an atom."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,10 @@ class PrototypeSource(Source):
     def records(self, part: Part | None, progress: Progress | None) -> Iterator[Any]:
         """Yields (number of the prototype, symbols that replace its elements) of each candidate."""
         for number, structure in enumerate(_library()):
-            symbols = [element.symbol for element in structure.composition]
-            yield number, tuple(symbols)
-            for replaced in substitutions(symbols, number, self.substitutes):
+            amounts = {e.symbol: int(n) for e, n in structure.composition.items()}
+            yield number, tuple(amounts)
+            count = self.substitutes if len(structure) <= LARGEST else 0
+            for replaced in substitutions(amounts, number, count):
                 yield number, replaced
 
     def entry(self, record: Any, position: int) -> Entry:
@@ -94,9 +100,8 @@ class PrototypeSource(Source):
                 structure = prototype.copy()
                 structure.replace_species(dict(zip(old, symbols, strict=True)))
                 structure = _rescaled(structure)
+                _check_volume(structure)
             energy = electrostatic_energy(structure)
-        if structure.density > MAX_DENSITY:
-            raise EntryError("denser than any solid", f"{structure.density:.1f} g/cm³")
         crystal = Crystal.from_symbols(
             structure.lattice.matrix,
             structure.frac_coords,
@@ -110,33 +115,37 @@ class PrototypeSource(Source):
         return f"aflow-{number:03d}-{_labels()[number]}-{'-'.join(symbols)}"
 
 
-def substitutions(symbols: list[str], number: int, count: int) -> list[tuple[str, ...]]:
+def substitutions(amounts: dict[str, int], number: int, count: int) -> list[tuple[str, ...]]:
     """Draws distinct substitutions by chemically similar elements.
 
     Each element is replaced by one at most `WINDOW` away on Pettifor's scale (Mendeleev numbers);
-    different elements stay different.
+    different elements stay different, and no two have one formula: exchanging the elements of two
+    equivalent sites gives the same crystal.
 
     Args:
-        symbols: The prototype's elements.
+        amounts: The prototype's elements and the atoms of each in its cell.
         number: The prototype's number, which seeds the draw.
         count: Substitutions to draw; fewer come back if there are no more.
     """
     scale = _scale()
     choices = []
-    for symbol in symbols:
+    for symbol in amounts:
         near = [s for s in scale if abs(scale[s] - _mendeleev(symbol)) <= WINDOW]
         choices.append(sorted(near, key=lambda s: scale[s]) or [symbol])
     random = np.random.Generator(np.random.Philox(key=number))
-    drawn: dict[tuple[str, ...], None] = {}
+    drawn: list[tuple[str, ...]] = []
+    formulas = {frozenset(amounts.items())}
     for _ in range(20 * count):
         if len(drawn) == count:
             break
         # `random()` alone is documented to be the same in every version of NumPy.
         picks = [int(random.random() * len(near)) for near in choices]
         replaced = tuple(near[i] for near, i in zip(choices, picks, strict=True))
-        if len(set(replaced)) == len(replaced) and replaced != tuple(symbols):
-            drawn[replaced] = None
-    return list(drawn)
+        formula = frozenset(zip(replaced, amounts.values(), strict=True))
+        if len(set(replaced)) == len(replaced) and formula not in formulas:
+            formulas.add(formula)
+            drawn.append(replaced)
+    return drawn
 
 
 def electrostatic_energy(structure: Any) -> float | None:
@@ -166,9 +175,19 @@ def _rescaled(structure: Any) -> Any:
     from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
     try:
-        return DLSVolumePredictor().get_predicted_structure(structure)
+        # Its own limits, 0.5–1.5 of the prototype, would give volumes that nothing suggests.
+        predictor = DLSVolumePredictor(min_scaling=None, max_scaling=None)
+        return predictor.get_predicted_structure(structure)
     except ValueError as error:
         raise EntryError("no volume predicted", str(error)) from None
+
+
+def _check_volume(structure: Any) -> None:
+    """Refuses volumes far from those of the elements: the substitutes do not fit the prototype."""
+    elements = sum(float(e.molar_volume) * n for e, n in structure.composition.items())
+    ratio = structure.volume / (elements / _CUBIC_CENTIMETRES_PER_MOLE)
+    if not VOLUME_RATIO[0] <= ratio <= VOLUME_RATIO[1]:
+        raise EntryError("substitutes do not fit the prototype", f"volume ratio {ratio:.2f}")
 
 
 @cache
