@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.collection import Collection
+from datamodules.grid import Grid
+from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, to_keys
+from datamodules.store import formula_key
+from datamodules.xrd_datamodule import XRDDataModule
+from tests.factories import make_store
+
+KEYS = np.array([formula_key(f"A{i // 3}B") for i in range(30_000)], np.uint64)
+
+
+def test_every_row_is_in_exactly_one_split_of_about_the_stated_size() -> None:
+    config = SplitConfig(validation=0.1, calibration=0.05, test=0.2)
+    rows = assign(KEYS, config)
+    assert sorted(rows) == sorted(SPLITS)
+    assert np.array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(len(KEYS)))
+    for name in SPLITS[1:]:
+        assert len(rows[name]) / len(KEYS) == pytest.approx(getattr(config, name), abs=0.015)
+
+
+def test_polymorphs_of_a_formula_stay_together() -> None:
+    for rows in assign(KEYS, SplitConfig()).values():
+        assert np.all(np.bincount(rows // 3)[np.unique(rows // 3)] == 3)
+
+
+def test_a_rows_side_depends_neither_on_order_nor_on_size() -> None:
+    order = np.random.default_rng(0).permutation(len(KEYS))[:5000]
+    whole, part = assign(KEYS, SplitConfig()), assign(KEYS[order], SplitConfig())
+    for name in SPLITS:
+        assert set(order[part[name]]) <= set(whole[name])
+
+
+def test_another_seed_gives_another_split() -> None:
+    first = set(assign(KEYS, SplitConfig())["test"])
+    second = set(assign(KEYS, SplitConfig(seed=1))["test"])
+    assert len(first & second) < 0.3 * len(first)
+
+
+def test_fractions_are_nested_and_by_formula() -> None:
+    rows = assign(KEYS, SplitConfig())["train"]
+    kept = {f: set(keep_fraction(rows, KEYS[rows], f, 0)) for f in (0.01, 0.1, 0.5, 1.0)}
+    assert kept[0.01] < kept[0.1] < kept[0.5] < kept[1.0] == set(rows)
+    for fraction, some in kept.items():
+        assert len(some) / len(rows) == pytest.approx(fraction, rel=0.3)
+        formulas = np.array(sorted(some)) // 3
+        assert np.all(np.bincount(formulas)[np.unique(formulas)] == 3)
+
+
+def test_a_fraction_touches_training_only(tmp_path: Path) -> None:
+    make_store(tmp_path, 300)
+    grid = Grid(10, 60, 0.05)
+    whole = XRDDataModule([str(tmp_path)], grid=grid)
+    tenth = XRDDataModule([str(tmp_path)], grid=grid, fraction=0.1)
+    assert 0 < len(tenth.rows("train")) < 0.25 * len(whole.rows("train"))
+    for name in SPLITS[1:]:
+        assert np.array_equal(tenth.rows(name), whole.rows(name))
+
+
+@pytest.mark.parametrize("by", ["formula", "system", "random"])
+def test_splits_by_system_and_at_random(by: str, tmp_path: Path) -> None:
+    make_store(tmp_path, 400)
+    data = XRDDataModule([str(tmp_path)], split=SplitConfig(by=by, test=0.3))  # type: ignore[arg-type]
+    test = data.rows("test")
+    assert 0.15 < len(test) / 400 < 0.45
+    for together in ("formula", "system"):
+        keys = Collection([tmp_path]).column(f"{together}_key")
+        shared = set(keys[test]) & set(keys[data.rows("train")])
+        stays = {"formula": ("formula",), "system": ("formula", "system"), "random": ()}[by]
+        assert bool(shared) != (together in stays) or (by == "formula" and together == "system")
+
+
+def test_ids_are_hashed_as_text() -> None:
+    ids = np.array(["a", "b", "a"], object)
+    keys = to_keys(ids)
+    assert keys.dtype == np.uint64
+    assert keys[0] == keys[2] == formula_key("a")
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation": 0.5, "test": 0.5}, "leaves nothing for training"),
+        ({"test": -0.1}, "test is -0.1"),
+        ({"test": float("nan")}, "test is nan"),
+        ({"by": "prototype"}, "by is 'prototype'"),
+    ],
+)
+def test_impossible_splits_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitConfig(**settings)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.1])
+def test_impossible_fractions_are_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction is"):
+        keep_fraction(np.arange(3), KEYS[:3], fraction, 0)
+
+
+def test_the_default_grid_is_that_of_the_oracle() -> None:
+    grid = Grid()
+    angles = grid.two_theta()
+    assert grid.n_points == 4250
+    assert (angles[0], round(angles[-1], 9)) == (5.0, 89.98)
+    assert grid.q()[0] == pytest.approx(grid.q_min)
+    assert grid.q_min == pytest.approx(4 * np.pi * np.sin(np.radians(2.5)) / 1.54184)
+    assert grid.q_max == pytest.approx(4 * np.pi * np.sin(np.radians(45)) / 1.54184)
+    assert Grid(**grid.to_dict()) == grid
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 0.0}, "step 0.0"),
+        ({"step": 1e-9}, "points"),
+        ({"step": 100.0}, "points"),
+        ({"two_theta_min": 90.0}, "impossible"),
+        ({"two_theta_min": 0.0}, "impossible"),
+        ({"two_theta_max": 200.0}, "impossible"),
+        ({"wavelength": -1.0}, "wavelength"),
+        ({"wavelength": float("inf")}, "finite"),
+    ],
+)
+def test_impossible_grids_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Grid(**settings)
