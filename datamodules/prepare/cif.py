@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -112,9 +113,15 @@ def pymatgen_crystal(text: str) -> Crystal:
     return Crystal.from_symbols(
         structure.lattice.matrix,
         np.array([row[1] for row in rows]).reshape(-1, 3),
-        [getattr(row[0], "symbol", str(row[0])) for row in rows],
+        [symbol_of(row[0]) for row in rows],
         np.array([row[2] for row in rows], dtype=np.float64),
     )
+
+
+def symbol_of(species: Any) -> str:
+    """Symbol of a pymatgen element, ion or dummy; deuterium's `symbol` there is hydrogen's."""
+    element = getattr(species, "element", species)
+    return str(getattr(element, "name", None) or species.symbol)
 
 
 def lattice_from_parameters(

@@ -51,6 +51,7 @@ def prepare(
     limit: int | None = None,
     space_groups: bool = False,
     quiet: bool = False,
+    slice_size: int = SLICE,
 ) -> Result:
     """Makes a store, or continues to make it.
 
@@ -61,6 +62,7 @@ def prepare(
         limit: Entries that are read of each part at most.
         space_groups: Whether to determine space groups by spglib.
         quiet: Whether to leave out the progress bar.
+        slice_size: Entries that are finished or lost at once; the store does not depend on it.
 
     Raises:
         SourceError: if the input cannot be used, or `output` holds something else.
@@ -79,7 +81,7 @@ def prepare(
             manifest = _same(output, options, parts)
             shutil.rmtree(output / WORK, ignore_errors=True)
             return Result(manifest, None, 0)
-        _plan(output, options)
+        _plan(output, options, slice_size)
         folders = {part.name: _folder(output, i, part) for i, part in enumerate(parts)}
         _remove_others(output, set(folders.values()))
         found = {part.name: _finished(folders[part.name]) for part in parts}
@@ -88,7 +90,7 @@ def prepare(
         if unfinished:
             share = max(1, -(-workers.count // len(unfinished)))
             jobs = [
-                Job(source, part, folders[part.name], first, share, limit, space_groups)
+                Job(source, part, folders[part.name], first, share, limit, space_groups, slice_size)
                 for part in unfinished
                 for first in range(share)
             ]
@@ -154,9 +156,9 @@ def _same(output: Path, options: dict[str, Any], parts: list[Part]) -> Manifest:
     return manifest
 
 
-def _plan(output: Path, options: dict[str, Any]) -> None:
+def _plan(output: Path, options: dict[str, Any], slice_size: int) -> None:
     """Writes the plan, or refuses a folder that was begun with another one."""
-    plan = {**options, "format_version": FORMAT_VERSION, "slice": SLICE, "physics": physics()}
+    plan = {**options, "format_version": FORMAT_VERSION, "slice": slice_size, "physics": physics()}
     path = output / WORK / "plan.json"
     try:
         begun = json.loads(path.read_bytes())

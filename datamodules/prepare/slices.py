@@ -1,9 +1,9 @@
 """The work of one process: some slices of one part of the input, each into a shard of its own.
 
-A slice is `SLICE` consecutive entries of a part, wherever they are read: the unit that is finished
-or not. Of a slice there are `NNNNNN.arrow` (its rows; absent if it has none) and, written last,
-`NNNNNN.json` (how many entries were read, which were rejected and why). Workers that share a part
-take every n-th slice and skip the others unparsed.
+A slice is some (`SLICE`) consecutive entries of a part, wherever they are read: the unit that is
+finished or not. Of a slice there are `NNNNNN.arrow` (its rows; absent if it has none) and, written
+last, `NNNNNN.json` (how many entries were read, which were rejected and why). Workers that share a
+part take every n-th slice and skip the others unparsed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Job:
         stride: Number of jobs that share the part.
         limit: Entries of the part that are read at most.
         space_groups: Whether space groups are determined by spglib.
+        size: Entries of a slice.
     """
 
     source: Source
@@ -56,6 +57,7 @@ class Job:
     stride: int
     limit: int | None
     space_groups: bool
+    size: int = SLICE
 
 
 @dataclass
@@ -64,6 +66,7 @@ class SliceInfo:
 
     Attributes:
         slice: Number in the part.
+        start: Position of its first entry in the part.
         read: Entries in it.
         last: Whether the part ends with it.
         written: Rows in its shard.
@@ -72,16 +75,12 @@ class SliceInfo:
     """
 
     slice: int
+    start: int
     read: int
     last: bool
     written: int
     rejected: list[dict[str, Any]]
     consumed: int = 0
-
-    @property
-    def start(self) -> int:
-        """Position of its first entry in the part."""
-        return self.slice * SLICE
 
     def positions(self) -> list[int]:
         """Positions in the part of the rows of its shard."""
@@ -120,23 +119,23 @@ def run_job(job: Job) -> int:
     written = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number, last, batch in _slices(records):
+        for number, last, batch in _slices(records, job.size):
             if number % job.stride == job.first and read_slice(job.folder, number) is None:
                 _write_slice(job, number, last, batch, progress.consumed)
                 written += 1
     return written
 
 
-def _slices(records: Iterator[Any]) -> Iterator[tuple[int, bool, list[Any]]]:
+def _slices(records: Iterator[Any], size: int) -> Iterator[tuple[int, bool, list[Any]]]:
     """Cuts the records into slices and tells which is the last one (empty if need be)."""
     number = 0
     while True:
         batch = []
-        for record in islice(records, SLICE):
+        for record in islice(records, size):
             if STOP.is_set():
                 raise Stopped
             batch.append(record)
-        last = len(batch) < SLICE
+        last = len(batch) < size
         yield number, last, batch
         if last:
             return
@@ -145,7 +144,7 @@ def _slices(records: Iterator[Any]) -> Iterator[tuple[int, bool, list[Any]]]:
 
 def _write_slice(job: Job, number: int, last: bool, batch: list[Any], consumed: int) -> None:
     materials, rejected = [], []
-    for position, record in enumerate(batch, start=number * SLICE):
+    for position, record in enumerate(batch, start=number * job.size):
         if STOP.is_set():
             raise Stopped
         try:
@@ -164,7 +163,8 @@ def _write_slice(job: Job, number: int, last: bool, batch: list[Any], consumed: 
     shard, description = slice_paths(job.folder, number)
     if materials:
         write_shard(shard, materials, [t.name for t in job.source.targets], "peaks")
-    info = SliceInfo(number, len(batch), last, len(materials), rejected, consumed)
+    start = number * job.size
+    info = SliceInfo(number, start, len(batch), last, len(materials), rejected, consumed)
     replace_file(description, json.dumps(asdict(info), ensure_ascii=False).encode())
 
 

@@ -1,0 +1,85 @@
+"""Small crystals and input files for the tests of preparation."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
+
+from datamodules.prepare.crystal import Crystal
+
+ROCK_SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
+
+
+def crystal_of(structure: Structure) -> Crystal:
+    """A pymatgen structure as flat arrays, a row a species."""
+    rows = [
+        (sp.symbol, site.frac_coords, x) for site in structure for sp, x in site.species.items()
+    ]
+    return Crystal.from_symbols(
+        structure.lattice.matrix,
+        np.array([row[1] for row in rows]),
+        [row[0] for row in rows],
+        np.array([row[2] for row in rows]),
+    )
+
+
+def random_structure(seed: int, n_atoms: int = 5) -> Structure:
+    """A triclinic cell of random atoms."""
+    random = np.random.default_rng(seed)
+    lattice = Lattice.from_parameters(*random.uniform(4, 8, 3), *random.uniform(60, 115, 3))
+    elements = ["Li", "O", "Ti", "Fe", "Ba", "Cu", "Si", "S"]
+    symbols = [str(s) for s in random.choice(elements, n_atoms)]
+    return Structure(lattice, symbols, random.random((n_atoms, 3)))
+
+
+def cif_text(structure: Structure) -> str:
+    """The structure as a CIF that lists all atoms."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(CifWriter(structure))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]], header: Sequence[str] = ()) -> Path:
+    """Writes rows of (material_id, band_gap, cif)."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header or ["material_id", "band_gap", "cif"])
+        writer.writerows(rows)
+    return path
+
+
+def csv_rows(n: int, seed: int = 0) -> list[list[Any]]:
+    """n rows for `write_csv`; every third has no band gap."""
+    return [
+        [f"m-{seed}-{i}", "" if i % 3 == 0 else 0.1 * i, cif_text(random_structure(seed + i, 3))]
+        for i in range(n)
+    ]
+
+
+def alexandria_entry(identifier: str, structure: Structure, **data: Any) -> dict[str, Any]:
+    """An entry as Alexandria writes them, in short."""
+    return {
+        "@module": "pymatgen.entries.computed_entries",
+        "@class": "ComputedStructureEntry",
+        "energy": float("nan"),
+        "data": {"mat_id": identifier, "e_form": -0.5, "band_gap_ind": 0.25, **data},
+        "structure": structure.as_dict(),
+    }
+
+
+def write_alexandria(path: Path, entries: Sequence[Any], bare: bool = False) -> Path:
+    """Writes entries as JSON, compressed if the name says so."""
+    text = json.dumps(list(entries) if bare else {"entries": list(entries)}).encode()
+    path.write_bytes(bz2.compress(text) if path.suffix == ".bz2" else text)
+    return path
