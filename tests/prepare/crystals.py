@@ -14,6 +14,7 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+from datamodules.prepare.cif import symbol_of
 from datamodules.prepare.crystal import Crystal
 
 ROCK_SALT = Structure.from_spacegroup(
@@ -24,7 +25,9 @@ ROCK_SALT = Structure.from_spacegroup(
 def crystal_of(structure: Structure) -> Crystal:
     """A pymatgen structure as flat arrays, a row a species."""
     rows = [
-        (sp.symbol, site.frac_coords, x) for site in structure for sp, x in site.species.items()
+        (symbol_of(species), site.frac_coords, occupancy)
+        for site in structure
+        for species, occupancy in site.species.items()
     ]
     return Crystal.from_symbols(
         structure.lattice.matrix,

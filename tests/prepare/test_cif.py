@@ -53,7 +53,7 @@ def test_thirds_and_uncertainties_are_read_as_pymatgen_reads_them() -> None:
         Structure(
             Lattice.hexagonal(3.2, 5.1),
             ["Mg", "Mg", "O"],
-            [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75], [0.33338, 0.66667, 0.6]],
+            [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75], [0.33335, 0.66667, 0.6]],
         )
     )
     text = text.replace("0.33333333", "0.3333(2)").replace("0.66666667", "0.6667(12)")
@@ -115,6 +115,22 @@ def test_deuterium_keeps_its_mass_either_way() -> None:
     assert fast.density == pytest.approx(float(heavy.density), rel=1e-6)
     assert pymatgen_crystal(text).density == pytest.approx(float(heavy.density), rel=1e-6)
     assert fast.numbers.tolist() == [8, 1, 1]
+
+
+def test_a_dummy_atom_is_an_unknown_element() -> None:
+    text = cif_text(ROCK_SALT).replace("  Na  Na", "  Xx  Na")
+    with pytest.raises(EntryError, match="unknown element"):
+        crystal_from_cif(text)
+
+
+def test_deuterium_keeps_its_mass_either_way() -> None:
+    heavy = Structure(Lattice.cubic(4), ["O", "D", "D"], [[0, 0, 0], [0.2, 0.1, 0], [0.8, 0.1, 0]])
+    text = cif_text(heavy).replace("  H  ", "  D  ")
+    fast = fast_crystal(text)
+    assert fast is not None
+    assert fast.density == pytest.approx(float(heavy.density), rel=1e-6)
+    assert pymatgen_crystal(text).density == pytest.approx(float(heavy.density), rel=1e-6)
+    assert sorted(fast.numbers.tolist()) == [1, 1, 8]
 
 
 def test_a_dummy_atom_is_an_unknown_element() -> None:
