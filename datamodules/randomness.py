@@ -60,13 +60,14 @@ def _signed(value: int) -> int:
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """Logical shift (torch's `>>` copies the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shift_right(x, 30)) * _signed(_FIRST)
-    x = (x ^ _shift_right(x, 27)) * _signed(_SECOND)
-    return x ^ _shift_right(x, 31)
+    """The finaliser, in place: fresh memory would cost more than the arithmetic."""
+    x.bitwise_xor_(_shift_right(x, 30)).mul_(_signed(_FIRST))
+    x.bitwise_xor_(_shift_right(x, 27)).mul_(_signed(_SECOND))
+    return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def keys(
@@ -128,7 +129,7 @@ def normal(keys: torch.Tensor, n: int) -> torch.Tensor:
     import torch
 
     radius, angle = _polar(_bits(keys, (n + 1) // 2))
-    pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
+    pairs = torch.stack([torch.cos(angle), torch.sin(angle)], dim=-1).mul_(radius[..., None])
     return pairs.flatten(1)[:, :n]
 
 
@@ -149,13 +150,13 @@ def normal_at(keys: torch.Tensor, counter: torch.Tensor) -> torch.Tensor:
 
 
 def _polar(bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Radius and angle of the Box–Muller transform from 64 random bits."""
+    """Radius and angle of the Box–Muller transform from 64 random bits (which it overwrites)."""
     import torch
 
     # 1 - u lies in (0, 1]: its logarithm is finite.
-    uniform = 1.0 - _shift_right(bits, 40).to(torch.float32) * 2.0**-24
-    angle = (bits & 0xFFFFFF).to(torch.float32) * (2.0 * math.pi * 2.0**-24)
-    return torch.sqrt(-2.0 * torch.log(uniform)), angle
+    uniform = _shift_right(bits, 40).to(torch.float32).mul_(-(2.0**-24)).add_(1.0)
+    angle = bits.bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0 * math.pi * 2.0**-24)
+    return uniform.log_().mul_(-2.0).sqrt_(), angle
 
 
 def _mix_uint64(x: np.ndarray) -> np.ndarray:

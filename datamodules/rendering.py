@@ -4,19 +4,19 @@ Lines are spread over the grid by quintic B-splines and convolved with the peak 
 the spline divided out: what remains is the peak shape itself, sampled at the grid's points.
 
 Legend: B rows, L points of the grid, P lines of all rows, N points of the padded grid,
-F frequencies, K nodes of the width.
+F frequencies, K widths in a pattern.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from datamodules.augmentation import N_BACKGROUND, Augmentation, Perturbation, draw
+from datamodules.augmentation import Augmentation, Perturbation, draw
 from datamodules.batch import (
     EPOCH,
     IMPURITY_INTENSITY,
@@ -35,19 +35,20 @@ from datamodules.batch import (
     Batch,
 )
 from datamodules.grid import Grid
+from datamodules.peaks import (
+    PeakShape,
+    background_profile,
+    lorentz_polarization,
+    peak_fwhm,
+    quintic_spline,
+    split_doublet,
+)
 from datamodules.randomness import normal, normal_at
-
-SCHERRER_CONSTANT = 0.9
-
-KA1_RATIO = 1.54056 / 1.54184
-"""λ(Kα1) over the doublet's mean for copper; Kα2, at half the intensity, follows from the mean."""
-KA2_RATIO = 3.0 - 2.0 * KA1_RATIO
 
 _PAD_DEGREES = 5.0
 """Room for lines beyond either end whose tails reach into the window."""
 _MIN_FWHM_STEPS = 2.5
 """A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
-_WIDTH_NODES = 3
 _ROUNDING = 4e-7
 """Intensities below this share of the maximum are rounding errors of the float32 FFT."""
 
@@ -62,71 +63,6 @@ _RENDERED_FROM = (
     IMPURITY_PROFILE,
     IMPURITY_SLOT,
 )
-
-
-@dataclass(frozen=True)
-class PeakShape:
-    """The plain pattern's peaks: what validation sees, and training without augmentation.
-
-    Attributes:
-        fwhm: Full width at half maximum, degrees.
-        eta: Pseudo-Voigt mixing, 0 Gaussian to 1 Lorentzian.
-        polarization: P in the polarization factor 1 + P cos²2θ; 1 for an unpolarised tube, below
-            for a monochromator or a synchrotron (cos²2θ of the monochromator; 0 fully polarised
-            perpendicular to the scattering plane).
-    """
-
-    fwhm: float = 0.1
-    eta: float = 0.0
-    polarization: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.fwhm) and self.fwhm > 0):
-            raise ValueError(f"peak shape: fwhm is {self.fwhm}°; give a positive width")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"peak shape: eta is {self.eta}; it lies between 0 and 1")
-        if not 0 <= self.polarization <= 1:
-            raise ValueError(f"peak shape: polarization is {self.polarization}; it lies in 0 to 1")
-
-
-def lorentz_polarization(two_theta: Tensor, polarization: float = 1.0) -> Tensor:
-    """(1 + P cos²2θ) / ((1 + P) sin²θ cos θ) of angles in degrees; any shape.
-
-    Source: Pecharsky & Zavalij, Fundamentals of Powder Diffraction, 2nd ed., ch. 8.
-    """
-    theta = torch.deg2rad(two_theta / 2.0)
-    cos_2theta = torch.cos(2.0 * theta)
-    return (1.0 + polarization * cos_2theta**2) / (
-        (1.0 + polarization) * torch.sin(theta) ** 2 * torch.cos(theta)
-    )
-
-
-def peak_fwhm(
-    two_theta: Tensor, u: Tensor, v: Tensor, w: Tensor, size: Tensor | None, wavelength: float
-) -> Tensor:
-    """Width of peaks: Caglioti's instrument and Scherrer's size broadening in quadrature.
-
-    Args:
-        two_theta: Angles, degrees.
-        u: U of FWHM² = U tan²θ + V tan θ + W, degrees²; like v, w and size of the angles' shape.
-        v: V, degrees².
-        w: W, degrees².
-        size: Crystallite size D, Å, or None.
-        wavelength: Å.
-
-    Returns:
-        FWHM, degrees.
-
-    Source: Caglioti, Paoletti & Ricci, Nucl. Instrum. 3 (1958) 223; Scherrer's equation as in
-        Pecharsky & Zavalij, ch. 2.
-    """
-    theta = torch.deg2rad(two_theta / 2.0)
-    tangent = torch.tan(theta)
-    square = u * tangent**2 + v * tangent + w
-    if size is not None:
-        radians = SCHERRER_CONSTANT * wavelength / (size * torch.cos(theta))
-        square = square + torch.rad2deg(radians) ** 2
-    return torch.sqrt(square.clamp(min=0.0))
 
 
 def rows_of(offsets: Tensor, n_lines: int) -> Tensor:
@@ -200,24 +136,25 @@ class Renderer:
             Square root of the intensity, (B, L) float32, maximum 1 over the measured points; and
             which points are measured, (B, L) bool.
         """
-        n_rows = len(batch[INDEX])
+        shape = (len(batch[INDEX]), self.grid.n_points)
         device = batch[INDEX].device
-        n_points = self.grid.n_points
-        measured = torch.ones(n_rows, n_points, dtype=torch.bool, device=device)
-        intensity = torch.zeros(n_rows, n_points, device=device)
+        measured = torch.ones(shape, dtype=torch.bool, device=device)
         if LINE_Q in batch:
             intensity = self.lines_to_profile(batch, changes)
+        else:
+            intensity = torch.zeros(shape, device=device)
         if PROFILE in batch:
             dense = batch[PROFILE].to(torch.float32)
             is_dense = torch.isfinite(dense)
             from_profile = is_dense.any(dim=1, keepdim=True)
-            dense = torch.nan_to_num(dense, nan=0.0).clamp(min=0.0)
+            dense = torch.nan_to_num(dense, nan=0.0).clamp_(min=0.0)
             dense = _add_impurity_profiles(dense, is_dense, batch, changes)
             measured = is_dense | ~from_profile
             intensity = torch.where(from_profile, dense, intensity)
         if changes.window is not None:
-            measured = measured & self._window(changes.window)
-        return _finish(intensity, measured, changes, self._angles(device))
+            measured &= self._window(changes.window)
+        everywhere = PROFILE not in batch and changes.window is None
+        return _finish(intensity, None if everywhere else measured, changes), measured
 
     def lines_to_profile(self, batch: Batch, changes: Perturbation) -> Tensor:
         """Intensities per degree on the grid, shape (B, L), not scaled.
@@ -253,7 +190,7 @@ class Renderer:
         if is_impurity is not None and changes.impurity is not None:
             area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
         if changes.doublet is not None:
-            sine, area, rows = _split_doublet(sine, area, rows, changes.doublet)
+            sine, area, rows = split_doublet(sine, area, rows, changes.doublet)
             two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
 
         shifted = two_theta
@@ -280,10 +217,11 @@ class Renderer:
     def _widths(
         self, two_theta: Tensor, rows: Tensor, n_rows: int, changes: Perturbation
     ) -> tuple[Tensor, Tensor | None]:
-        """Widths between which the peak shape is interpolated, and each line's weights.
+        """The narrowest and the widest peak of each pattern, and each line's share of them.
 
         Returns:
-            Nodes (B or 1, K), degrees; weights (P, K), or None for one node.
+            Widths (B, K = 2), degrees, and shares (P, K); the plain width (1, 1) and None where it
+            is the only one.
         """
         if changes.caglioti_w is None:
             return two_theta.new_full((1, 1), self.shape.fwhm), None
@@ -307,8 +245,6 @@ class Renderer:
         low = over_window.amin(dim=1, keepdim=True)
         # A constant width would make the nodes coincide.
         high = torch.maximum(over_window.amax(dim=1, keepdim=True), 1.02 * low)
-        steps = torch.linspace(0.0, 1.0, _WIDTH_NODES, device=rows.device)
-        nodes = low * (high / low) ** steps
         fwhm = peak_fwhm(
             two_theta.clamp(max=170.0),
             u[rows],
@@ -317,9 +253,11 @@ class Renderer:
             size[rows] if size is not None else None,
             wavelength,
         )
-        first, last = low[rows, 0], high[rows, 0]
-        position = torch.log(fwhm.clamp(min=smallest) / first) / torch.log(last / first)
-        return nodes, _lagrange(position.clamp(0.0, 1.0), steps)
+        # Linear in 1/FWHM: height and area are then those of a peak of the line's own width.
+        inverse = 1.0 / torch.maximum(torch.minimum(fwhm, high[rows, 0]), low[rows, 0])
+        narrow, wide = 1.0 / low[rows, 0], 1.0 / high[rows, 0]
+        weight = (inverse - wide) / (narrow - wide)
+        return torch.cat([low, high], dim=1), torch.stack([weight, 1.0 - weight], dim=1)
 
     def _convolve(
         self,
@@ -337,7 +275,7 @@ class Renderer:
         area = torch.where((position >= 2.0) & (position < n - 3.0), area, 0.0)
         position = position.clamp(2.0, n - 4.0)
         floor = position.floor()
-        spline = _quintic_spline(position - floor)  # (6, P)
+        spline = quintic_spline(position - floor)  # (6, P)
         values = spline * (area / self.grid.step)
         first = floor.long() - 2
         if weights is None:
@@ -358,8 +296,8 @@ class Renderer:
         elif self.shape.eta:
             transfer = transfer.lerp((width * lorentz).exp_(), self.shape.eta)
         # The product as pairs of reals: torch would first copy `transfer` to complex numbers.
-        product = torch.view_as_real(spectrum).mul_(transfer[..., None]).sum(dim=1)
-        spectrum = torch.view_as_complex(product.mul_(inverse_spline[:, None]))
+        product = torch.view_as_real(spectrum).mul_(transfer.mul_(inverse_spline)[..., None])
+        spectrum = torch.view_as_complex(product.sum(dim=1) if k > 1 else product[:, 0])
         profile = torch.fft.irfft(spectrum, n)
         return profile[:, self._before : self._before + self.grid.n_points]
 
@@ -377,60 +315,12 @@ class Renderer:
             self._constants[device] = (lorentz, gauss, inverse)
         return self._constants[device]
 
-    def _angles(self, device: torch.device) -> Tensor:
-        """Positions of the points in the window, from -1 to 1, shape (L,)."""
-        return torch.linspace(-1.0, 1.0, self.grid.n_points, device=device)
-
     def _window(self, cut: Tensor) -> Tensor:
         """Points that remain when `cut` (B, 2) degrees are taken off the start and the end."""
         point = torch.arange(self.grid.n_points, device=cut.device)
         first = torch.ceil(cut[:, :1] / self.grid.step)
         last = self.grid.n_points - 1 - torch.ceil(cut[:, 1:] / self.grid.step)
         return (point >= first) & (point <= last)
-
-
-def _quintic_spline(t: Tensor) -> Tensor:
-    """Quintic B-spline at the six points around a position t in [0, 1) past the third; (6, P)."""
-    s = 1.0 - t
-    t2, s2 = t * t, s * s
-    near_t = (66.0 - t2 * (60.0 - 30.0 * t2 + 10.0 * t2 * t)) / 120.0
-    near_s = (66.0 - s2 * (60.0 - 30.0 * s2 + 10.0 * s2 * s)) / 120.0
-    edge_t, edge_s = t2 * t2 * t / 120.0, s2 * s2 * s / 120.0
-    far_s = _quintic_middle(1.0 + t)
-    far_t = _quintic_middle(1.0 + s)
-    return torch.stack([edge_s, far_s, near_t, near_s, far_t, edge_t])
-
-
-def _quintic_middle(x: Tensor) -> Tensor:
-    """Quintic B-spline at distances from 1 to 2."""
-    return (51.0 + x * (75.0 + x * (-210.0 + x * (150.0 + x * (-45.0 + 5.0 * x))))) / 120.0
-
-
-def _lagrange(x: Tensor, nodes: Tensor) -> Tensor:
-    """Weights (P, K) that interpolate from equally spaced nodes (K,) to x (P,)."""
-    k = len(nodes)
-    columns = []
-    for i in range(k):
-        weight = torch.ones_like(x)
-        for j in range(k):
-            if j != i:
-                weight = weight * (x * (k - 1) - j) / (i - j)
-        columns.append(weight)
-    return torch.stack(columns, dim=1)
-
-
-def _split_doublet(
-    sine: Tensor, area: Tensor, rows: Tensor, doublet: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Kα1 with 2/3 and Kα2 with 1/3 of the area where `doublet` (B,) is true, else the mean."""
-    split = doublet[rows]
-    first = torch.where(split, sine * KA1_RATIO, sine)
-    second = torch.where(split, sine * KA2_RATIO, sine)
-    return (
-        torch.cat([first, second]),
-        torch.cat([torch.where(split, area * (2.0 / 3.0), area), area * split * (1.0 / 3.0)]),
-        torch.cat([rows, rows]),
-    )
 
 
 def _add_impurity_profiles(
@@ -448,38 +338,24 @@ def _add_impurity_profiles(
     return dense.index_add(0, slot, extra * torch.where(total > 0, factor, 0.0)[:, None])
 
 
-def _largest(intensity: Tensor, measured: Tensor) -> Tensor:
-    return torch.where(measured, intensity, 0.0).amax(dim=1, keepdim=True).clamp(min=1e-30)
+def _largest(intensity: Tensor, measured: Tensor | None) -> Tensor:
+    inside = intensity if measured is None else intensity * measured
+    return inside.amax(dim=1, keepdim=True).clamp_(min=1e-30)
 
 
-def background_profile(shape: Tensor, x: Tensor) -> Tensor:
-    """Σ cₖ Tₖ(x) scaled to the range 0 to 1.
-
-    Args:
-        shape: Coefficients cₖ of the Chebyshev polynomials of degrees 0 to 3, (B, N_BACKGROUND).
-        x: Positions, (L,), from -1 to 1.
-
-    Returns:
-        (B, L).
-    """
-    polynomials = torch.stack([torch.ones_like(x), x, 2 * x**2 - 1, 4 * x**3 - 3 * x])
-    assert len(polynomials) == N_BACKGROUND
-    curve = shape @ polynomials
-    low, high = curve.amin(dim=1, keepdim=True), curve.amax(dim=1, keepdim=True)
-    return (curve - low) / (high - low).clamp(min=1e-6)
-
-
-def _finish(
-    intensity: Tensor, measured: Tensor, changes: Perturbation, x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Background, noise, scale and square root."""
+def _finish(intensity: Tensor, measured: Tensor | None, changes: Perturbation) -> Tensor:
+    """Background, noise, scale and square root; `measured` is None where all points are."""
+    # The division makes the only copy; what follows works in place.
     intensity = intensity / _largest(intensity, measured)
-    intensity = torch.where(intensity > _ROUNDING, intensity, 0.0)
+    intensity.masked_fill_(intensity < _ROUNDING, 0.0)
     if changes.background is not None and changes.background_shape is not None:
+        x = torch.linspace(-1.0, 1.0, intensity.shape[1], device=intensity.device)
         curve = background_profile(changes.background_shape, x)
-        intensity = intensity + changes.background[:, None] * curve
+        intensity += curve.mul_(changes.background[:, None])
     if changes.noise is not None and changes.noise_keys is not None:
-        sigma = torch.sqrt(intensity / changes.noise[:, None])
-        intensity = intensity + sigma * normal(changes.noise_keys, intensity.shape[1])
-    intensity = torch.where(measured, intensity.clamp(min=0.0), 0.0)
-    return torch.sqrt(intensity / _largest(intensity, measured)), measured
+        sigma = (intensity / changes.noise[:, None]).sqrt_()
+        intensity += sigma.mul_(normal(changes.noise_keys, intensity.shape[1]))
+        intensity.clamp_(min=0.0)
+    if measured is not None:
+        intensity *= measured
+    return intensity.div_(_largest(intensity, None)).sqrt_()

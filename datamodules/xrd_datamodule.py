@@ -14,7 +14,8 @@ from datamodules.augmentation import Augmentation
 from datamodules.batch import Batch
 from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.rendering import PeakShape, Renderer
+from datamodules.peaks import PeakShape
+from datamodules.rendering import Renderer
 from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
 from datamodules.store import STRUCTURE_TARGETS
 from datamodules.stream import Rows, Stream, check_world_size, mean_and_std

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.batch import EPOCH, INDEX, XRD, Batch
 from datamodules.grid import Grid
-from datamodules.rendering import PeakShape
+from datamodules.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
 

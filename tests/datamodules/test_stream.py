@@ -26,7 +26,7 @@ from datamodules.batch import (
 )
 from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.rendering import PeakShape
+from datamodules.peaks import PeakShape
 from datamodules.splits import SplitConfig
 from datamodules.stream import Rows, Stream, check_world_size, choose_impurities
 from datamodules.xrd_datamodule import XRDDataModule
