@@ -15,7 +15,9 @@ visits every reflection inside the sphere and hardly any outside of it, however 
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from importlib.resources import files
 
 import numpy as np
 from numba import njit
@@ -67,11 +69,13 @@ def atomic_scattering_factor(number: int, s_squared: Float) -> Float:
 
 @cache
 def _coefficients() -> dict[int, list[list[float]]]:
-    from pymatgen.analysis.diffraction.xrd import ATOMIC_SCATTERING_PARAMS
     from pymatgen.core import Element
 
+    # The table's file: its module, pymatgen.analysis.diffraction.xrd, draws in matplotlib and
+    # scipy.stats, which take 1.4 s of each worker's start.
+    table = files("pymatgen.analysis.diffraction") / "atomic_scattering_params.json"
     # "D" has hydrogen's coefficients and its atomic number.
-    return {int(Element(symbol).Z): rows for symbol, rows in ATOMIC_SCATTERING_PARAMS.items()}
+    return {int(Element(s).Z): rows for s, rows in json.loads(table.read_bytes()).items()}
 
 
 def has_scattering_factor(number: int) -> bool:

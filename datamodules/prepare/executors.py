@@ -36,14 +36,20 @@ class ThisProcess:
 
     count = 1
 
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+
     def start(self) -> Executor:
         """A fresh executor."""
         STOP.clear()
-        return ThreadPoolExecutor(1)
+        self._executor = ThreadPoolExecutor(1)
+        return self._executor
 
     def stop(self) -> None:
-        """Ends the running job at its next entry."""
+        """Ends the running job at its next entry, and waits for that."""
         STOP.set()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class LocalProcesses:

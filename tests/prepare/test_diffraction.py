@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pymatgen.analysis.diffraction.core import AbstractDiffractionPatternCalculator
-from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from pymatgen.analysis.diffraction.xrd import ATOMIC_SCATTERING_PARAMS, XRDCalculator
 from pymatgen.core import Element, Lattice, Species, Structure
 
 from datamodules.grid import Grid
@@ -148,6 +148,11 @@ def test_no_reflection_is_missed(name: str) -> None:
     inside = np.sort(g[(g > 1e-9) & (g <= g_max)])
     assert 2 * len(g2) == len(inside)
     np.testing.assert_allclose(np.sort(np.repeat(g2, 2)), inside**2, rtol=1e-9)
+
+
+def test_coefficients_are_pymatgens() -> None:
+    theirs = {Element(symbol).Z: rows for symbol, rows in ATOMIC_SCATTERING_PARAMS.items()}
+    assert diffraction._coefficients() == theirs
 
 
 def test_tabulated_scattering_factors_are_exact() -> None:
