@@ -87,8 +87,8 @@ class Downloader:
                     if failures >= self.tries:
                         reason = str(error) or type(error).__name__
                         raise SourceError(
-                            f"{url}: {reason} (tried {failures} times); what was downloaded is "
-                            "kept: run the same command again later"
+                            f"{url}: {reason} (tried {failures} times); run the same command "
+                            "again later, it continues with what is there"
                         ) from None
                     if failures:
                         time.sleep(min(self.pause * 2 ** (failures - 1), 60))

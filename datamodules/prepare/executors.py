@@ -19,6 +19,10 @@ from datamodules.prepare.slices import STOP
 from datamodules.prepare.sources import SourceError
 
 
+CONNECT_SECONDS = 20
+"""To wait for a Dask scheduler."""
+
+
 class Workers(Protocol):
     """A kind of place where jobs run."""
 
@@ -114,7 +118,7 @@ class DaskCluster:
                 "--scheduler: Dask is not installed; install the extra: pip install -e '.[dask]'"
             ) from None
         try:
-            self._client: Any = Client(address, timeout="20s", set_as_default=False)
+            self._client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise SourceError(
                 f"--scheduler {address}: no scheduler answers ({error}); check the address"

@@ -124,7 +124,7 @@ def _rows_check(expected: int) -> Check:
         csv.field_size_limit(sys.maxsize)
         try:
             with open(path, encoding="utf-8-sig", newline="") as stream:
-                rows = sum(1 for row in csv.reader(stream, strict=True) if row) - 1
+                rows = max(sum(1 for row in csv.reader(stream, strict=True) if row) - 1, 0)
         except (csv.Error, UnicodeDecodeError) as error:
             return f"broken CSV ({error})"
         return None if rows == expected else f"{rows} rows instead of {expected}"
