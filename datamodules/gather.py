@@ -42,70 +42,73 @@ def _integer_to_pointer(typing_context: Any, address: Any) -> Any:
 _pointer: Any = intrinsic(_integer_to_pointer)
 """Inside compiled code: a void pointer from an integer, for `numba.carray`."""
 
-# Columns of the table of addresses.
-_ELEMENT_OFFSETS, _ELEMENTS, _FRACTIONS = 0, 1, 2
-_LINE_OFFSETS, _Q, _INTENSITY_OFFSETS, _INTENSITY, _PROFILE = 3, 4, 5, 6, 7
-_FORMULA_KEY, _SYSTEM_KEY = 8, 9
-_FIRST_TARGET = 10
+# Columns of the table of addresses; lists that are parallel share their offsets.
+_ELEMENT_OFFSETS, _ELEMENTS, _FRACTIONS, _LINE_OFFSETS, _Q, _INTENSITY, _PROFILE = range(7)
+_FORMULA_KEY, _SYSTEM_KEY = 7, 8
+_FIRST_TARGET = 9
+
+# One short loop a column, not one loop for all: a row's reads miss the caches and the TLB, and only
+# in a short loop does the processor work on several rows' misses at once.
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_lines(addresses, shards, rows, offsets):  # type: ignore[no-untyped-def]
-    offsets[0] = 0
+def _find_lists(addresses, column, shards, rows, first, length):  # type: ignore[no-untyped-def]
+    """First value and number of values of each row's list; 0 where there is no such column."""
     for b in range(len(rows)):
-        address = addresses[shards[b], _LINE_OFFSETS]
-        n = 0
+        address = addresses[shards[b], column]
         if address != 0:
-            bounds = numba.carray(_pointer(address), (rows[b] + 2,), np.int32)
-            n = bounds[rows[b] + 1] - bounds[rows[b]]
-        offsets[b + 1] = offsets[b] + n
+            bounds = numba.carray(_pointer(address + 4 * rows[b]), (2,), np.int32)
+            first[b] = bounds[0]
+            length[b] = bounds[1] - bounds[0]
+        else:
+            first[b] = 0
+            length[b] = 0
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy(  # type: ignore[no-untyped-def]
-    addresses,
-    shards,
-    rows,
-    elements,
-    fractions,
-    offsets,
-    q,
-    intensity,
-    profile,
-    targets,
-    formula_key,
-    system_key,
+def _copy_lists(addresses, column, shards, first, offsets, out):  # type: ignore[no-untyped-def]
+    """Copies float32 lists to where `offsets` begin in `out`."""
+    for b in range(len(shards)):
+        n = offsets[b + 1] - offsets[b]
+        source = numba.carray(
+            _pointer(addresses[shards[b], column] + 4 * first[b]), (n,), np.float32
+        )
+        target = out[offsets[b] : offsets[b + 1]]
+        for i in range(n):
+            target[i] = source[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_composition(  # type: ignore[no-untyped-def]
+    addresses, shards, first, length, elements, fractions
 ):
-    n_points = profile.shape[1]
+    for b in range(len(shards)):
+        table, n = addresses[shards[b]], length[b]
+        numbers = numba.carray(_pointer(table[_ELEMENTS] + first[b]), (n,), np.uint8)
+        shares = numba.carray(_pointer(table[_FRACTIONS] + 4 * first[b]), (n,), np.float32)
+        for i in range(n):
+            elements[b, i] = numbers[i]
+            fractions[b, i] = shares[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_numbers(addresses, column, shards, rows, out):  # type: ignore[no-untyped-def]
+    """Copies one number a row, of the type of `out`; leaves it where there is no such column."""
     for b in range(len(rows)):
-        table, row = addresses[shards[b]], rows[b]
-        bounds = numba.carray(_pointer(table[_ELEMENT_OFFSETS]), (row + 2,), np.int32)
-        first, last = bounds[row], bounds[row + 1]
-        numbers = numba.carray(_pointer(table[_ELEMENTS]), (last,), np.uint8)
-        shares = numba.carray(_pointer(table[_FRACTIONS]), (last,), np.float32)
-        for i in range(first, last):
-            elements[b, i - first] = numbers[i]
-            fractions[b, i - first] = shares[i]
-        if table[_LINE_OFFSETS] != 0:
-            start, n = offsets[b], offsets[b + 1] - offsets[b]
-            bounds = numba.carray(_pointer(table[_LINE_OFFSETS]), (row + 1,), np.int32)
-            source = numba.carray(_pointer(table[_Q]), (bounds[row] + n,), np.float32)
-            q[start : start + n] = source[bounds[row] :]
-            bounds = numba.carray(_pointer(table[_INTENSITY_OFFSETS]), (row + 1,), np.int32)
-            source = numba.carray(_pointer(table[_INTENSITY]), (bounds[row] + n,), np.float32)
-            intensity[start : start + n] = source[bounds[row] :]
-        if table[_PROFILE] != 0:
-            half = numba.carray(
-                _pointer(table[_PROFILE]), ((row + 1) * n_points,), np.uint16
-            )  # float16, copied as bits
-            profile[b] = half[row * n_points :]
-        # uint64, copied as bits.
-        formula_key[b] = numba.carray(_pointer(table[_FORMULA_KEY]), (row + 1,), np.int64)[row]
-        system_key[b] = numba.carray(_pointer(table[_SYSTEM_KEY]), (row + 1,), np.int64)[row]
-        for t in range(targets.shape[1]):
-            if table[_FIRST_TARGET + t] != 0:
-                labels = numba.carray(_pointer(table[_FIRST_TARGET + t]), (row + 1,), np.float32)
-                targets[b, t] = labels[row]
+        address = addresses[shards[b], column]
+        if address != 0:
+            source = _pointer(address + out.itemsize * rows[b])
+            out[b] = numba.carray(source, (1,), out.dtype)[0]
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_profiles(addresses, shards, rows, profile):  # type: ignore[no-untyped-def]
+    """Copies dense float16 profiles, as bits."""
+    n = profile.shape[1]
+    for b in range(len(rows)):
+        address = addresses[shards[b], _PROFILE]
+        if address != 0:
+            profile[b] = numba.carray(_pointer(address + 2 * n * rows[b]), (n,), np.uint16)
 
 
 class Gatherer:
@@ -156,16 +159,16 @@ class Gatherer:
         self._keep.append(batch)
         path = store.folder / store.manifest.shards[number].file
         table = np.zeros(_FIRST_TARGET + len(self._targets), np.int64)
-        table[[_ELEMENT_OFFSETS, _ELEMENTS]] = _list_addresses(batch, "elements", pa.uint8(), path)
-        table[_FRACTIONS] = _list_addresses(batch, "fractions", pa.float32(), path)[1]
+        table[[_ELEMENT_OFFSETS, _ELEMENTS, _FRACTIONS]] = _list_addresses(
+            batch, ("elements", pa.uint8()), ("fractions", pa.float32()), path
+        )
         for key, name in ((_FORMULA_KEY, FORMULA_KEY), (_SYSTEM_KEY, SYSTEM_KEY)):
             column = _column(batch, name, path)
             _require(column.type == pa.uint64(), name, path)
             table[key] = column.buffers()[1].address
         if store.manifest.layout == "peaks":
-            table[[_LINE_OFFSETS, _Q]] = _list_addresses(batch, "q", pa.float32(), path)
-            table[[_INTENSITY_OFFSETS, _INTENSITY]] = _list_addresses(
-                batch, "intensity", pa.float32(), path
+            table[[_LINE_OFFSETS, _Q, _INTENSITY]] = _list_addresses(
+                batch, ("q", pa.float32()), ("intensity", pa.float32()), path
             )
         else:
             column = _column(batch, "profile", path)
@@ -193,41 +196,39 @@ class Gatherer:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         local = rows - self._starts[shards]
-        offsets = np.empty(n_rows + 1, np.int64)
-        _count_lines(self._addresses, shards, local, offsets)
-        n_lines = int(offsets[-1])
+        where = self._addresses, shards
+        first, length = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
+
+        _find_lists(self._addresses, _ELEMENT_OFFSETS, shards, local, first, length)
         elements = np.zeros((n_rows, self._max_elements), np.int64)
         fractions = np.zeros((n_rows, self._max_elements), np.float32)
-        q, intensity = np.empty(n_lines, np.float32), np.empty(n_lines, np.float32)
-        profile = np.empty((n_rows, self._n_points), np.float16)
-        if self._has_lines:
-            profile[:] = np.nan
-        targets = np.full((n_rows, len(self._targets)), np.nan, np.float32)
+        _copy_composition(*where, first, length, elements, fractions)
+
+        targets = np.full((len(self._targets), n_rows), np.nan, np.float32)
+        for t, labels in enumerate(targets):
+            _copy_numbers(self._addresses, _FIRST_TARGET + t, shards, local, labels)
+        # uint64, as bits: torch's kernels know int64.
         formula_key, system_key = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
-        _copy(
-            self._addresses,
-            shards,
-            local,
-            elements,
-            fractions,
-            offsets,
-            q,
-            intensity,
-            profile.view(np.uint16),
-            targets,
-            formula_key,
-            system_key,
-        )
+        _copy_numbers(self._addresses, _FORMULA_KEY, shards, local, formula_key)
+        _copy_numbers(self._addresses, _SYSTEM_KEY, shards, local, system_key)
         batch: dict[str, np.ndarray] = {
             ELEMENTS: elements,
             FRACTIONS: fractions,
-            TARGETS: targets,
+            TARGETS: np.ascontiguousarray(targets.T),
             FORMULA_KEY: formula_key,
             SYSTEM_KEY: system_key,
         }
         if self._has_lines:
+            _find_lists(self._addresses, _LINE_OFFSETS, shards, local, first, length)
+            offsets = np.zeros(n_rows + 1, np.int64)
+            np.cumsum(length, out=offsets[1:])
+            q, intensity = (np.empty(offsets[-1], np.float32) for _ in range(2))
+            _copy_lists(self._addresses, _Q, shards, first, offsets, q)
+            _copy_lists(self._addresses, _INTENSITY, shards, first, offsets, intensity)
             batch |= {LINE_Q: q, LINE_INTENSITY: intensity, LINE_OFFSETS: offsets}
         if self._n_points:
+            profile = np.full((n_rows, self._n_points), np.nan, np.float16)
+            _copy_profiles(*where, local, profile.view(np.uint16))
             batch[PROFILE] = profile
         return batch
 
@@ -240,7 +241,9 @@ def _n_points(store: Store) -> int:
 
 def _require(fits: bool, name: str, path: Path) -> None:
     if not fits:
-        raise StoreError(f"{path}: column '{name}' has another type; prepare the store again")
+        raise StoreError(
+            f"{path}: column '{name}' has another type or length; prepare the store again"
+        )
 
 
 def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array:
@@ -252,10 +255,12 @@ def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array:
 
 
 def _list_addresses(
-    batch: pa.RecordBatch, name: str, item: pa.DataType, path: Path
-) -> tuple[int, int]:
-    """Addresses of a list column's offsets (int32) and values."""
-    column = _column(batch, name, path)
-    _require(column.type == pa.list_(item) and column.values.offset == 0, name, path)
-    buffers = column.buffers()
-    return buffers[1].address, buffers[3].address
+    batch: pa.RecordBatch, one: tuple[str, pa.DataType], other: tuple[str, pa.DataType], path: Path
+) -> tuple[int, int, int]:
+    """Addresses of two parallel list columns' offsets (int32) and of the values of each."""
+    first, second = _column(batch, one[0], path), _column(batch, other[0], path)
+    for column, (name, item) in ((first, one), (second, other)):
+        _require(column.type == pa.list_(item) and column.values.offset == 0, name, path)
+    _require(first.offsets.equals(second.offsets), other[0], path)
+    buffers = first.buffers()
+    return buffers[1].address, buffers[3].address, second.buffers()[3].address

@@ -157,7 +157,7 @@ class _Order:
         order = permutation(self.seed, epoch, n) if self.shuffle else None
         for k in range(self.consumed // self.global_batch_size, len(self)):
             start = k * self.global_batch_size + self.rank * self.share
-            n_valid = int(np.clip(n - start, 0, self.share))
+            n_valid = min(max(n - start, 0), self.share)
             # Padding repeats the split's last row; its weight is 0.
             position = np.minimum(np.arange(start, start + self.share), n - 1)
             yield epoch, self.rows[position if order is None else order[position]], n_valid
