@@ -26,15 +26,23 @@ _TRAINING = ("fit", "validate", "test")
 _OURS = ("datamodules", "lightning_modules")
 
 
-def _is_a_users_mistake(error: BaseException) -> bool:
-    """Whether the error was raised by our own checks; a library's ValueError is our bug."""
-    if type(error).__name__ == "MisconfigurationException":
-        return True
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return isinstance(error, ValueError) and module.split(".")[0] in _OURS
+def _users_mistake(error: BaseException) -> BaseException | None:
+    """The user's mistake behind an error: one that our own checks raised, or Lightning's.
+
+    A library's ValueError is our bug, unless it only passes on one of ours (jsonargparse does).
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ == "MisconfigurationException":
+            return cause
+        frame = cause.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+        if isinstance(cause, ValueError) and module.split(".")[0] in _OURS:
+            return cause
+        cause = cause.__cause__
+    return None
 
 
 def _dispatch(command: str, rest: list[str]) -> int:
@@ -81,10 +89,11 @@ def main(args: Sequence[str] | None = None) -> int:
         print("xxact: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _is_a_users_mistake(error):
+        mistake = _users_mistake(error)
+        if mistake is None:
             traceback.print_exc()
             return 1
-        print(f"xxact: error: {error}", file=sys.stderr)
+        print(f"xxact: error: {mistake}", file=sys.stderr)
         return 2
 
 

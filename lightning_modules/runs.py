@@ -65,6 +65,14 @@ def open_run(folder: Path, resume: Resume) -> Path | None:
     return checkpoint
 
 
+def forget_start(folder: Path) -> None:
+    """Remove what TensorBoard wrote at a start that failed before it trained."""
+    if folder.is_dir() and not is_used(folder):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
 def next_config_path(folder: Path) -> Path:
     """Where this start's configuration goes: `config.yaml`, then `config.2.yaml` and so on."""
     path, n = folder / CONFIG, 1
