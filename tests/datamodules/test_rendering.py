@@ -516,6 +516,19 @@ def test_peaks_finer_than_the_grid_warn_and_are_widened() -> None:
     assert renderer.shape.fwhm == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_rendering_never_reads_a_value_back_from_the_device(augment: bool) -> None:
+    # Tensors of the meta device have no values: whatever waits for one (on a GPU: for the device)
+    # raises. Tables are made on the batch's device, too.
+    batch = add_impurity(random_batch(), 2, *one(33.0))
+    batch[PROFILE] = torch.zeros(6, GRID.n_points, dtype=torch.float16)
+    batch[IMPURITY_PROFILE] = torch.zeros(1, GRID.n_points, dtype=torch.float16)
+    on_meta = {key: value.to("meta") for key, value in batch.items()}
+    rendered = Renderer(GRID)(on_meta, augment=augment)
+    assert rendered[XRD].device.type == rendered[MEASURED].device.type == "meta"
+    assert rendered[XRD].shape == (6, GRID.n_points)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_renders_the_same() -> None:
     batch = random_batch()

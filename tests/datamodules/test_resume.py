@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.batch import EPOCH, INDEX, XRD, Batch
+from datamodules.batch import EPOCH, INDEX, WEIGHT, XRD, Batch
 from datamodules.grid import Grid
 from datamodules.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
@@ -41,15 +41,21 @@ class Recorder(L.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.seen: list[tuple[int, list[int]]] = []
         self.losses: list[float] = []
+        self.trained: dict[tuple[int, int], Tensor] = {}
+        self.validated: dict[int, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.seen.append((int(batch[EPOCH]), batch[INDEX].tolist()))
+        for row, xrd in zip(batch[INDEX].tolist(), batch[XRD], strict=True):
+            self.trained[row, int(batch[EPOCH])] = xrd
         loss = ((batch[XRD] - self.weight) ** 2).mean()
         self.losses.append(float(loss.detach()))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.log("error", batch[XRD].mean())
+        for row, xrd, weight in zip(batch[INDEX].tolist(), batch[XRD], batch[WEIGHT], strict=True):
+            if weight:
+                self.validated.setdefault(row, []).append(xrd)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.1)
@@ -173,3 +179,15 @@ def test_a_store_that_changed_under_the_checkpoint_is_refused(tmp_path: Path) ->
 def test_overfitting_sees_the_same_batch_in_every_epoch(store: str) -> None:
     model = train(make_data(store), [], None, max_steps=4, overfit_batches=1)
     assert len({tuple(index) for _, index in model.seen}) == 1
+
+
+def test_training_patterns_change_with_the_epoch_and_validation_patterns_never(store: str) -> None:
+    model = train(make_data(store), [], None)
+    rows = [row for row, epoch in model.trained if epoch == 0 and (row, 1) in model.trained]
+    assert rows
+    for row in rows:
+        assert not torch.equal(model.trained[row, 0], model.trained[row, 1])
+    assert model.validated
+    for patterns in model.validated.values():
+        assert len(patterns) >= 3
+        assert all(torch.equal(pattern, patterns[0]) for pattern in patterns)
