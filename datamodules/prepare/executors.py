@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from datamodules.prepare.slices import STOP
 from datamodules.prepare.sources import SourceError
 
-
 CONNECT_SECONDS = 20
 """To wait for a Dask scheduler."""
 

@@ -1,0 +1,124 @@
+"""Simulating powder patterns: our kernel against pymatgen's XRDCalculator, one core, one run.
+
+    python benchmarks/simulate.py FILE.csv[.gz] [--sample 600] [--largest 60]
+
+Takes a random sample of the file's structures and its largest cells, simulates each with both, and
+compares times and profiles (Gaussian peaks of 0.1°, 5–90°). CPU time, so that a busy machine does
+not matter; compiling is not counted (it is cached on the disk). Prints a table by cell size and, as
+the last line, JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"  # a claim about one core
+
+import numpy as np
+from pymatgen.analysis.diffraction.xrd import XRDCalculator
+from pymatgen.core import Structure
+
+from datamodules.grid import Grid
+from datamodules.inspect import profile
+from datamodules.prepare.cif import crystal_from_cif
+from datamodules.prepare.csv_cif import CsvSource
+from datamodules.prepare.diffraction import (
+    TWO_THETA_MAX,
+    TWO_THETA_MIN,
+    WAVELENGTH,
+    diffraction_lines,
+    lorentz_polarization,
+)
+from datamodules.prepare.sources import Progress
+
+EDGES = (0, 5, 10, 20, 40, 10_000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--sample", type=int, default=600)
+    parser.add_argument("--largest", type=int, default=60)
+    parser.add_argument("--repeat", type=int, default=5, help="of ours; the median counts")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+
+    source = CsvSource((arguments.file,))
+    texts = [record[1] for record in source.records(source.parts()[0], Progress())]
+    n_atoms = np.array([text.count("\n") for text in texts])  # P1: a line an atom
+    random = np.random.default_rng(0)
+    sample = random.permutation(len(texts))[: arguments.sample]
+    largest = np.argsort(-n_atoms, kind="stable")[: arguments.largest]
+    calculator = XRDCalculator()
+    diffraction_lines(crystal_from_cif(texts[0]))  # compiles, or loads what was compiled
+
+    def both(index: int) -> tuple[int, float, float, float]:
+        structure = Structure.from_str(texts[index], fmt="cif")
+        crystal = crystal_from_cif(texts[index])
+        times = []
+        for _ in range(arguments.repeat):
+            start = time.process_time()
+            q, intensity = diffraction_lines(crystal)
+            times.append(time.process_time() - start)
+        start = time.process_time()
+        pattern = calculator.get_pattern(structure, two_theta_range=(TWO_THETA_MIN, TWO_THETA_MAX))
+        theirs = time.process_time() - start
+        q_theirs = 4 * np.pi * np.sin(np.radians(np.array(pattern.x) / 2)) / WAVELENGTH
+        y_theirs = np.array(pattern.y) / lorentz_polarization(q_theirs)
+        y = profile(q, intensity, Grid())[1]
+        difference = np.abs(y - profile(q_theirs, y_theirs, Grid())[1]).max()
+        return len(structure), float(np.median(times)), theirs, float(difference)
+
+    rows = np.array([both(int(i)) for i in sample])
+    big = np.array([both(int(i)) for i in largest])
+
+    def line(name: str, part: np.ndarray) -> None:
+        ours, theirs, differ = part[:, 1], part[:, 2], part[:, 3]
+        print(
+            f"{name:>18} {len(part):>6} {1e3 * ours.mean():>9.4f} {1e3 * theirs.mean():>9.2f}"
+            f" {theirs.sum() / ours.sum():>7.0f} {(theirs / ours).min():>7.0f}"
+            f" {differ.max():>9.1e}"
+        )
+
+    print(
+        f"{'atoms in the cell':>18} {'cells':>6} {'ours/ms':>9} {'theirs/ms':>9} {'ratio':>7}"
+        f" {'lowest':>7} {'differ':>9}"
+    )
+    for low, high in pairwise(EDGES):
+        part = rows[(rows[:, 0] > low) & (rows[:, 0] <= high)]
+        if len(part):
+            line(f"{low + 1}–{high}" if high < 10_000 else f"over {low}", part)
+    line("random sample", rows)
+    line("largest cells", big)
+    print(
+        json.dumps(
+            {
+                "benchmark": "simulate",
+                "ratio": round(float(rows[:, 2].sum() / rows[:, 1].sum()), 1),
+                "ratio_largest_cells": round(float(big[:, 2].sum() / big[:, 1].sum()), 1),
+                "ratio_lowest_of_all": round(
+                    float(min((x[:, 2] / x[:, 1]).min() for x in (rows, big))), 1
+                ),
+                "ours_ms": round(1e3 * float(rows[:, 1].mean()), 4),
+                "pymatgen_ms": round(1e3 * float(rows[:, 2].mean()), 2),
+                "ours_ms_percentiles_5_50_95_100": [
+                    round(1e3 * float(x), 4) for x in np.percentile(rows[:, 1], [5, 50, 95, 100])
+                ],
+                "largest_difference_of_profiles": float(max(rows[:, 3].max(), big[:, 3].max())),
+                "structures": len(rows) + len(big),
+                "machine": platform.machine(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
