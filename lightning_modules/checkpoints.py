@@ -59,7 +59,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable checkpoint (cut short, damaged, or another kind of file); "
             "give a .ckpt file of a run"

@@ -320,9 +320,9 @@ def test_checkpoints_that_cannot_be_used_are_refused(
         assert expected in message
     message = error_of(
         capsys,
-        lambda: fit(f"--ckpt_path={last}", "--data.grid.step=0.2", command="test"),
+        lambda: fit(f"--ckpt_path={last}", "--data.grid.wavelength=1.5", command="test"),
     )
-    assert "grid.step is 0.1 in the checkpoint, 0.2 here" in message
+    assert "grid.wavelength is 1.54184 in the checkpoint, 1.5 here" in message
 
 
 def test_help_lists_the_commands_and_an_unknown_one_is_refused(
