@@ -76,6 +76,7 @@ class XRDDataModule(L.LightningDataModule):
         self.max_elements = max_elements
         self.shuffle = shuffle
         self._rows: dict[str, np.ndarray] = {}
+        self._training: tuple[L.Trainer | None, Stream] | None = None
         # Opened at once: a wrong path is told before a run's folder is made.
         self.collection = Collection(stores)
         self.collection.check_targets(self.target_names)
@@ -207,8 +208,11 @@ class XRDDataModule(L.LightningDataModule):
         return int(n_batches * limit) if isinstance(limit, float) else limit
 
     def train_dataloader(self) -> Stream:
-        """Shuffled, resumable batches of the training split."""
-        return self.stream("train", train=True)
+        """Shuffled, resumable batches of the training split; for one trainer always the same."""
+        # Lightning asks again with `reload_dataloaders_every_n_epochs`: the position must stay.
+        if self._training is None or self.trainer is None or self._training[0] is not self.trainer:
+            self._training = self.trainer, self.stream("train", train=True)
+        return self._training[1]
 
     def val_dataloader(self) -> Stream | list[Any]:
         """Batches of the validation split."""

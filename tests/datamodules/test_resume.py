@@ -191,3 +191,10 @@ def test_training_patterns_change_with_the_epoch_and_validation_patterns_never(s
     for patterns in model.validated.values():
         assert len(patterns) >= 3
         assert all(torch.equal(pattern, patterns[0]) for pattern in patterns)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_loaders_made_anew_in_each_epoch_go_on_where_they_were(store: str) -> None:
+    once = train(make_data(store), [], None)
+    anew = train(make_data(store), [], None, reload_dataloaders_every_n_epochs=1)
+    assert anew.seen == once.seen
