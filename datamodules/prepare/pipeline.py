@@ -225,14 +225,14 @@ class _Watcher:
             return sum(len(info.rejected) for info in infos)
         return sum(info.read for info in infos)
 
-    def look(self) -> None:
+    def look(self, last: bool = False) -> None:
         """Updates the bar: entries, rejected ones, and the estimated number of entries."""
         for part in self.parts:
             if not _complete(self.found[part.name]):
                 self.found[part.name] = _finished(self.folders[part.name], self.found[part.name])
         self.read = self._total("read")
         now = time.monotonic()
-        if not self.bar.disable and now >= self.next_drawing:
+        if not self.bar.disable and (last or now >= self.next_drawing):
             # A log file gets a line now and then instead of a moving bar.
             self.next_drawing = now + (0.5 if sys.stderr.isatty() else 30)
             self.bar.total = max(self._expected() or 0, self.read) or None
@@ -290,6 +290,7 @@ def _run(jobs: list[Job], workers: Workers, watcher: _Watcher) -> None:
         workers.stop()
         raise
     workers.stop()
+    watcher.look(last=True)
     for error in errors:
         raise error
 

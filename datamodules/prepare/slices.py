@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,10 +82,11 @@ class SliceInfo:
     rejected: list[dict[str, Any]]
     consumed: int = 0
 
-    def positions(self) -> list[int]:
+    def positions(self) -> Sequence[int]:
         """Positions in the part of the rows of its shard."""
+        every = range(self.start, self.start + self.read)
         gone = {rejected["entry"] for rejected in self.rejected}
-        return [i for i in range(self.start, self.start + self.read) if i not in gone]
+        return [i for i in every if i not in gone] if gone else every
 
 
 def slice_paths(folder: Path, number: int) -> tuple[Path, Path]:
