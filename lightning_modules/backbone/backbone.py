@@ -25,17 +25,17 @@ class BackboneConfig:
         composition_layers: Self-attention blocks of the composition encoder.
         xrd_layers: Self-attention blocks of the XRD encoder.
         fusion_layers: Cross-attention blocks that join the two.
-        patch_points: Grid points a patch; must divide the grid's number of points. 50 points of
-            0.02° are 1° of 2θ.
+        patch_points: Grid points a patch; must divide the grid's number of points. 85 points of
+            0.02° are 1.7° of 2θ.
         dropout: Dropout probability in attention and feed-forward layers.
     """
 
-    width: int = 128
+    width: int = 96
     heads: int = 4
     composition_layers: int = 2
     xrd_layers: int = 3
     fusion_layers: int = 1
-    patch_points: int = 50
+    patch_points: int = 85
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
