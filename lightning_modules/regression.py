@@ -226,3 +226,8 @@ class Regression(Task):
         """Calibrate the checkpoints that the run keeps."""
         if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             calibration.calibrate(self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the units again: averaged weights come from a copy older than the units."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"]["targets._extra_state"] = self.targets.get_extra_state()
