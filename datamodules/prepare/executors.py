@@ -158,6 +158,8 @@ def workers(count: int | None, scheduler: str | None) -> Workers:
         SourceError: if the number makes no sense or the cluster does not answer.
     """
     if scheduler is not None:
+        if count is not None:
+            raise SourceError("--workers: has no effect with --scheduler; leave out one of them")
         return DaskCluster(scheduler)
     if count is None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
