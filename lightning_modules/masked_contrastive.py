@@ -47,8 +47,8 @@ class MaskedContrastive(MaskedXRD):
         grid: Grid = Grid(),  # noqa: B008 (frozen)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         mask_ratio: float = 0.5,
-        mask_span: int = 4,
-        decoder_width: int = 128,
+        mask_span: int = 3,
+        decoder_width: int = 96,
         decoder_layers: int = 2,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
