@@ -64,7 +64,7 @@ def start(command: list[str], **more: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 180) -> Result:
+def finish(process: subprocess.Popen[str], timeout: float = 400) -> Result:
     """Waits for a command; one that hangs fails the test and leaves nothing behind."""
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -122,7 +122,7 @@ def arguments(
     return [*words, *more]
 
 
-def xxact(*args: Any, timeout: float = 180, **kwargs: Any) -> Result:
+def xxact(*args: Any, timeout: float = 400, **kwargs: Any) -> Result:
     """Runs `xxact` to its end; arguments as in `arguments`."""
     words = arguments(*args, **kwargs)
     return finish(start([sys.executable, "-m", "lightning_modules", *words]), timeout)

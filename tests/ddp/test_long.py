@@ -213,7 +213,7 @@ def test_a_rank_that_dies_ends_the_run(rank: int, store: Store, tmp_path: Path) 
         processes=2,
         record=tmp_path / "record",
         kill=(3, rank),
-        timeout=120,
+        timeout=300,
     )
     assert result.status != 0
 
@@ -230,7 +230,7 @@ def test_what_cannot_run_is_told_in_one_line_by_several_processes(
     processes: int, arguments: list[str], message: str, store: Store, tmp_path: Path
 ) -> None:
     result = xxact(
-        "fit", store.folder, tmp_path / "run", *STEPS, *arguments, processes=processes, timeout=90
+        "fit", store.folder, tmp_path / "run", *STEPS, *arguments, processes=processes, timeout=300
     )
     assert result.status == 2
     assert re.search(message, result.error)
