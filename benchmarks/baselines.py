@@ -2,7 +2,7 @@
 
     python -m venv .venv-bench
     .venv-bench/bin/pip install -e . matminer scikit-learn
-    .venv-bench/bin/python benchmarks/baselines.py --store data/mp [--target band_gap …]
+    .venv-bench/bin/python benchmarks/baselines.py --store data/materials_project [--target band_gap …]
         [--run runs/regression]
 
 Trains on the training split of `XRDDataModule` (its defaults, or those of `--run`), judges on the
