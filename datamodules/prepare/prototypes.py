@@ -37,6 +37,9 @@ _EXCLUDED = {
 }
 _HEAVIEST = 92
 
+_NEIGHBOURS = 6.0
+"""Å within which bonds are looked for; the shortest bond of a prototype is at most 4.1 Å."""
+
 _CUBIC_CENTIMETRES_PER_MOLE = 0.602214076
 """1 Å³ an atom."""
 
@@ -97,9 +100,10 @@ class PrototypeSource(Source):
             if list(symbols) == old:
                 structure = prototype
             else:
+                replacing = dict(zip(old, symbols, strict=True))
                 structure = prototype.copy()
-                structure.replace_species(dict(zip(old, symbols, strict=True)))
-                structure = _rescaled(structure)
+                structure.replace_species(replacing)
+                structure = _rescaled(structure, number, replacing)
                 _check_volume(structure)
             energy = electrostatic_energy(structure)
         crystal = Crystal.from_symbols(
@@ -170,16 +174,47 @@ def electrostatic_energy(structure: Any) -> float | None:
     return float(EwaldSummation(charged).total_energy) / len(structure)
 
 
-def _rescaled(structure: Any) -> Any:
-    """The structure with the volume that its bond lengths suggest (DLS)."""
-    from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
+def _rescaled(structure: Any, number: int, replacing: dict[str, str]) -> Any:
+    """The structure with the volume that its bond lengths suggest.
 
-    try:
-        # Its own limits, 0.5–1.5 of the prototype, would give volumes that nothing suggests.
-        predictor = DLSVolumePredictor(min_scaling=None, max_scaling=None)
-        return predictor.get_predicted_structure(structure)
-    except ValueError as error:
-        raise EntryError("no volume predicted", str(error)) from None
+    The data-mined length scheme of pymatgen's DLSVolumePredictor: the bond that is shortest for its
+    two elements gets the length expected of them. All substitutes of a prototype have its
+    distances, which are searched once: the search was half of the time of the whole set.
+
+    Source: I.-H. Chu et al., Comput. Mater. Sci. 146, 184 (2018).
+
+    Args:
+        structure: The prototype with its elements replaced.
+        number: The prototype's number.
+        replacing: New symbols by old ones.
+    """
+    from pymatgen.core.structure_prediction.volume_predictor import bond_params
+
+    spread = float(np.std([site.specie.X for site in structure]))
+    ratios = []
+    for (first, second), distance in _shortest_distances(number).items():
+        bonds = [bond_params.get(replacing[symbol]) for symbol in (first, second)]
+        if None in bonds:
+            raise EntryError("no volume predicted", f"no bond lengths of {replacing[first]}")
+        ratios.append(distance / sum(float(b["r"]) + float(b["k"]) * spread for b in bonds))
+    if not ratios:
+        raise EntryError("no volume predicted", f"no two atoms within {_NEIGHBOURS} Å")
+    rescaled = structure.copy()
+    rescaled.scale_lattice(structure.volume / min(ratios) ** 3)
+    return rescaled
+
+
+@cache
+def _shortest_distances(number: int) -> dict[tuple[str, str], float]:
+    """Shortest distance in Å between two elements of a prototype, for each two that are near."""
+    prototype = _library()[number]
+    centers, others, _, distances = prototype.get_neighbor_list(_NEIGHBOURS)
+    symbols = [site.specie.symbol for site in prototype]
+    shortest: dict[tuple[str, str], float] = {}
+    for i, j, distance in zip(centers, others, distances, strict=True):
+        pair = symbols[i], symbols[j]
+        shortest[pair] = min(float(distance), shortest.get(pair, np.inf))
+    return shortest
 
 
 def _check_volume(structure: Any) -> None:

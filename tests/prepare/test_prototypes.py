@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pymatgen.core import Element
+from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
 from datamodules.prepare.cli import main
 from datamodules.prepare.crystal import EntryError
@@ -13,6 +14,8 @@ from datamodules.prepare.prototypes import (
     VOLUME_RATIO,
     WINDOW,
     PrototypeSource,
+    _library,
+    _rescaled,
     electrostatic_energy,
     substitutions,
 )
@@ -70,6 +73,19 @@ def test_candidates_build_sensible_crystals() -> None:
         assert VOLUME_RATIO[0] / 2 < entry.crystal.volume / (volume / 0.602214) < VOLUME_RATIO[1]
     assert built > 12
     assert reasons <= {"substitutes do not fit the prototype"}
+
+
+def test_volumes_are_those_of_pymatgens_predictor() -> None:
+    predictor = DLSVolumePredictor(min_scaling=None, max_scaling=None)
+    for number in range(1, 288, 24):
+        prototype = _library()[number]
+        amounts = {e.symbol: int(n) for e, n in prototype.composition.items()}
+        for replaced in substitutions(amounts, number, 2):
+            replacing = dict(zip(amounts, replaced, strict=True))
+            structure = prototype.copy()
+            structure.replace_species(replacing)
+            ours = _rescaled(structure, number, replacing)
+            assert ours.volume == pytest.approx(predictor.predict(structure), rel=1e-6)
 
 
 def test_prototypes_become_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
