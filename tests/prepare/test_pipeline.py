@@ -245,6 +245,7 @@ def start(source: CsvSource, output: Path) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", program, str(output), *map(str, source.files)],
         stderr=subprocess.PIPE,
         start_new_session=True,
+        cwd=Path(__file__).parents[2],
     )
 
 

@@ -59,6 +59,7 @@ def test_csv_with_cif_becomes_a_store(tmp_path: Path, run: Run) -> None:
     rows[3][0] = ""
     rows[4][2] = "nonsense"
     rows[5][1] = "wide"
+    rows[6][1] = "nan"
     path = write_csv(tmp_path / "a.csv", [*rows, ["m-9", "nan"]])
     status, said = run("csv", path, "--output", tmp_path / "s", "--targets", "band_gap=gap:eV")
     assert status == 0, said
