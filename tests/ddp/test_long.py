@@ -242,7 +242,9 @@ def test_torchrun_starts_the_same_run(store: Store, whole: dict[int, Path], tmp_
         "fit", store.folder, tmp_path / "run", *STEPS, processes=2, record=tmp_path / "record"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    result = finish(start([*launcher, "--nproc-per-node=2", "-m", "lightning_modules", *words]))
+    # Without `--`, torchrun takes our `--run` for an abbreviation of its `--run-path`.
+    launcher += ["--nproc-per-node=2", "-m", "--", "lightning_modules"]
+    result = finish(start([*launcher, *words]))
     assert result.status == 0, result.output
     assert global_batches(tmp_path / "record") == global_batches(whole[1] / "record")
 
