@@ -88,6 +88,8 @@ class RegressionReport(Callback):
 
         if not isinstance(pl_module, Regression) or pl_module.table is None:
             return
+        if not _drawing(trainer):
+            return
         folder = (
             runs.folder_of(Path(trainer.ckpt_path))
             if trainer.ckpt_path
