@@ -189,8 +189,11 @@ class Renderer:
         area = torch.where(sine < 1.0, area * lp, 0.0)
         if is_impurity is not None and changes.impurity is not None:
             area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
+        nodes, weights = self._widths(two_theta, rows, n_rows, changes)
         if changes.doublet is not None:
             sine, area, rows = split_doublet(sine, area, rows, changes.doublet)
+            # Both lines of a doublet are as wide as their mean.
+            weights = None if weights is None else torch.cat([weights, weights])
             two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
 
         shifted = two_theta
@@ -199,7 +202,6 @@ class Renderer:
         if changes.displacement is not None:
             cosine = torch.cos(torch.deg2rad(two_theta / 2.0))
             shifted = shifted - torch.rad2deg(2.0 * changes.displacement[rows] * cosine)
-        nodes, weights = self._widths(two_theta, rows, n_rows, changes)
         return self._convolve(shifted, area, rows, n_rows, nodes, weights, changes.eta)
 
     def _scale_impurity(
@@ -297,7 +299,9 @@ class Renderer:
             transfer = transfer.lerp((width * lorentz).exp_(), self.shape.eta)
         # The product as pairs of reals: torch would first copy `transfer` to complex numbers.
         product = torch.view_as_real(spectrum).mul_(transfer.mul_(inverse_spline)[..., None])
-        spectrum = torch.view_as_complex(product.sum(dim=1) if k > 1 else product[:, 0])
+        for channel in product.unbind(dim=1)[1:]:
+            product[:, 0] += channel
+        spectrum = torch.view_as_complex(product[:, 0])
         profile = torch.fft.irfft(spectrum, n)
         return profile[:, self._before : self._before + self.grid.n_points]
 
