@@ -1,9 +1,9 @@
-"""What do models without deep learning reach on the same split? Mean, and gradient boosting.
+r"""What do models without deep learning reach on the same split? Mean, and gradient boosting.
 
     python -m venv .venv-bench
     .venv-bench/bin/pip install -e . matminer scikit-learn
-    .venv-bench/bin/python benchmarks/baselines.py --store data/materials_project [--target band_gap …]
-        [--run runs/regression]
+    .venv-bench/bin/python benchmarks/baselines.py --store data/materials_project \
+        [--target band_gap …] [--run runs/regression]
 
 Trains on the training split of `XRDDataModule` (its defaults, or those of `--run`), judges on the
 test split: the training median, gradient boosting on Magpie's composition statistics (matminer),
