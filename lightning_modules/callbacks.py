@@ -145,6 +145,7 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"checkpoint.every_n_steps is {every_n_steps}: must be at least 1")
         self.every_n_steps = every_n_steps
         self._saved_at = -1
+        self._between_steps = True
 
     def on_train_batch_end(
         self,
@@ -154,16 +155,17 @@ class LastCheckpoint(Checkpoint):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Write, if it is time; batches that only accumulate gradients do not count."""
+        """Write, if it is time; half-accumulated gradients are in no checkpoint."""
+        self._between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         step = trainer.global_step
-        if step == self._saved_at:
+        if not self._between_steps or step == self._saved_at:
             return
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write."""
-        if _counts(trainer):
+        if _counts(trainer) and self._between_steps:
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:

@@ -202,6 +202,8 @@ class XxactCLI(LightningCLI):
 
     def fit(self, **arguments: Any) -> None:
         """Train; a start that fails before its first step leaves no folder behind."""
+        # Before TensorBoard writes anything, and before a rank waits for another.
+        self.datamodule.check("fit", self.trainer.world_size, bool(self.trainer.limit_val_batches))
         try:
             self.trainer.fit(**arguments)
         except BaseException:
