@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.arguments import ArgumentParser
 from datamodules.elements import SYMBOLS
 from datamodules.grid import Grid
 from datamodules.store import REJECTED, STRUCTURE_TARGETS, Store, StoreError, TargetInfo
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 2 if there is no such store or it is damaged.
     """
-    parser = argparse.ArgumentParser(prog="xxact inspect", description="Tells what a store holds.")
+    parser = ArgumentParser(prog="xxact inspect", description="Tells what a store holds.")
     parser.add_argument("store", type=Path, metavar="STORE", help="its folder")
     parser.add_argument("--plot", metavar="ID", help="draw the pattern of one material")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """`xxact export`: the backbone alone, as safetensors with all that is needed to use it."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from datamodules.arguments import ArgumentParser
 from datamodules.grid import Grid
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone, BackboneConfig
@@ -108,7 +108,7 @@ def load_exported(path: str | Path) -> Backbone:
 
 def main(args: Sequence[str]) -> int:
     """Run `xxact export`."""
-    parser = argparse.ArgumentParser(prog="xxact export", description=__doc__)
+    parser = ArgumentParser(prog="xxact export", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of any task")
     parser.add_argument("--output", type=Path, required=True, help=f"file to write (*{SUFFIX})")
     given = parser.parse_args(args)

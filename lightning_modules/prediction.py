@@ -9,7 +9,6 @@ From Python:
 Shapes: R rows of a chunk, E element slots, L grid points.
 """
 
-import argparse
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from datamodules import batch as keys
+from datamodules.arguments import ArgumentParser
 from datamodules.batch import Batch
 from datamodules.collection import Collection
 from datamodules.formula import parse_formula
@@ -259,7 +259,7 @@ def read_table(path: Path, added: Sequence[str]) -> list[dict[str, Any]]:
 
 def main(args: Sequence[str]) -> int:
     """Run `xxact predict`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="xxact predict",
         description="Predict properties of the materials in a table; rows keep their order.",
     )

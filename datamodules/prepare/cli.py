@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from datamodules.arguments import ArgumentParser
 from datamodules.prepare import alexandria, public_data
 from datamodules.prepare.cif_folder import CifFolderSource
 from datamodules.prepare.csv_cif import CsvSource
@@ -59,13 +60,13 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         prog="xxact prepare",
         description="Turns crystal structures into a store: powder diffraction lines, "
         "compositions and labels. Interrupted, the same command continues.",
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = ArgumentParser(add_help=False)
     common.add_argument("--output", type=Path, required=True, metavar="STORE", help="its folder")
     common.add_argument("--workers", type=int, help="processes (default: one a core)")
     common.add_argument("--scheduler", metavar="ADDRESS", help="use a Dask cluster instead")
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_download_options(parser: argparse.ArgumentParser) -> None:
+def _add_download_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--keep-in", type=Path, metavar="FOLDER", help=f"for downloads (default: in {DOWNLOADS})"
     )
