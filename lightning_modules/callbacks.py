@@ -173,7 +173,8 @@ class LastCheckpoint(Checkpoint):
             return
         self._saved_at = trainer.global_step
         # Lightning writes to a temporary file and renames it: a kill leaves the previous one.
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        path = Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
 
 
 class ReconstructionPictures(Callback):

@@ -60,7 +60,8 @@ class Requeue(Callback):
         struck = torch.tensor(int(self._struck), device=pl_module.device)
         if not int(trainer.strategy.reduce(struck, reduce_op="sum")):
             return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        path = Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
         trainer.should_stop = True
         job = os.environ.get("SLURM_JOB_ID")
         if trainer.is_global_zero and self.requeue and job:
