@@ -182,6 +182,7 @@ class XxactCLI(LightningCLI):
                 filename="best-{step}",
                 monitor=self.model.monitor,
                 save_top_k=config.keep_best,
+                save_weights_only=False,
             ),
             # Last of all, so that it holds the others' states of the same step.
             LastCheckpoint(config.every_n_steps),
