@@ -77,7 +77,7 @@ validate: $(READY) ## metrics of a checkpoint on the validation split (CKPT=…)
 	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --ckpt_path $(CKPT) $(ARGS)
 
 test: $(READY) ## run the tests (both cores)
-	$(BIN)/python -m pytest -n 2 -m "not ddp" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)
 
 test-ddp: $(READY) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
