@@ -24,6 +24,7 @@ from lightning_modules import checkpoints, runs
 from lightning_modules.base import Task
 from lightning_modules.callbacks import (
     METRICS_FINAL,
+    PICTURES,
     LastCheckpoint,
     MetricsWriter,
     finite_metrics,
@@ -221,10 +222,12 @@ class XxactCLI(LightningCLI):
         print(
             f"\nDone: {self.trainer.global_step} steps.\n"
             f"  checkpoint   {folder}/{runs.CHECKPOINTS}/last.ckpt\n"
-            f"  metrics      {folder}/{METRICS_FINAL} and metrics.jsonl (a line a validation)\n"
-            f"  pictures     {folder}/pictures/\n"
-            f"  curves       make tensorboard"
+            f"  metrics      {folder}/{METRICS_FINAL} and metrics.jsonl (a line a validation)"
         )
+        if (Path(folder) / PICTURES).is_dir():
+            print(f"  pictures     {folder}/{PICTURES}/")
+        shown = "" if Path(folder).parent == Path("runs") else f", or tensorboard --logdir {folder}"
+        print(f"  curves       make tensorboard{shown}")
 
     def after_validate(self) -> None:
         """Write the metrics beside the checkpoint's run."""
