@@ -20,6 +20,9 @@ Using a trained model (a checkpoint is enough, no recipe):
   predict   --checkpoint CHECKPOINT --input TABLE.csv [--store STORE] [--output TABLE.csv]
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
+Many runs (each a `fit` of its own; killed ones continue when the command is given again):
+  study     convergence | representation | scaling --config STUDY.yaml [--jobs N]
+
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.
 """
@@ -55,6 +58,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from datamodules.inspect import main as inspect
 
         return inspect(rest)
+    if command == "study":
+        from lightning_modules.study.main import main as study
+
+        return study(rest)
     # Before torch is imported. Threads that spin while they wait for each other are a little faster
     # on an idle machine and slower without bound on a busy one (measured: two threads on two busy
     # cores, 21 materials/s; sleeping, 356).

@@ -1,0 +1,54 @@
+"""YAML files and flags to a dataclass: its fields are the keys."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser, with errors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and exit with 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        line = "; ".join(part.strip(" -") for part in message.splitlines() if part.strip())
+        print(f"xxact: error: {line}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(
+    program: str, kind: type, args: Sequence[str], machine: type | None = None
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Build a dataclass from the command line.
+
+    Args:
+        program: Name of the command, for its help.
+        kind: The dataclass; its fields are keys of `--config` files and flags, later ones win.
+        args: The command line.
+        machine: A second dataclass whose fields are flags, and no part of what is returned as text.
+
+    Returns:
+        The dataclass, the second one or None, and the first one's values as plain ones.
+    """
+    # jsonargparse 4.49 renamed `instantiate_classes`; 4.47, which Lightning goes with, has only it.
+    warnings.filterwarnings("ignore", "(?s).*deprecated in v4.49.*")
+    warnings.filterwarnings("ignore", "(?s).*only one JsonargparseDeprecationWarning.*")
+    parser = Parser(prog=program, description=kind.__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML with the keys below; repeatable.")
+    own = parser.add_class_arguments(kind, None, fail_untyped=True)
+    others = parser.add_class_arguments(machine, None) if machine is not None else []
+    values = parser.parse_args(list(args))
+    plain = yaml.safe_load(parser.dump(values, skip_none=False))
+    objects = parser.instantiate_classes(values)
+    first = kind(**{name: objects[name] for name in _top(own)})
+    second = machine(**{name: objects[name] for name in _top(others)}) if machine else None
+    return first, second, {name: plain[name] for name in _top(own)}
+
+
+def _top(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name.split(".")[0] for name in names))

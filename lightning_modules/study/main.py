@@ -1,0 +1,101 @@
+"""`xxact study convergence | representation | scaling`: makes the runs; `xxact report` shows them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.study.arguments import parse
+from lightning_modules.study.convergence import Convergence
+from lightning_modules.study.representation import Representation
+from lightning_modules.study.run import RESULT, STATE, Run, read_json
+from lightning_modules.study.runner import Runner, main_exit
+from lightning_modules.study.scaling import Scaling
+
+KINDS: dict[str, type[Convergence | Representation | Scaling]] = {
+    "convergence": Convergence,
+    "representation": Representation,
+    "scaling": Scaling,
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How to work through the runs.
+
+    Attributes:
+        jobs: Runs at a time. With several, each has one thread, unless OMP_NUM_THREADS is set.
+        gpus: GPUs to share out, such as [0,1]: a run sees one. Several runs may share a GPU.
+        only: Make only the runs whose names match, such as `pretraining/*`.
+        dry_run: Only list the runs, with what is finished.
+    """
+
+    jobs: int = 1
+    gpus: list[str] | None = None
+    only: str = "*"
+    dry_run: bool = False
+
+
+def definition_path(folder: Path, kind: str) -> Path:
+    """Where a study's folder says what the study was."""
+    return folder / f"{kind}.yaml"
+
+
+def load_study(folder: Path, kind: str) -> Any:
+    """The study that the runs in a folder were made for.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = definition_path(folder, kind)
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {kind} study here; make one with `xxact study {kind}`")
+    return parse(f"xxact study {kind}", KINDS[kind], [f"--config={path}"])[0]
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `xxact study`."""
+    words = list(args)
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: xxact study {' | '.join(KINDS)} --config STUDY.yaml [--jobs N] …")
+        return 0
+    if words[0] not in KINDS:
+        raise ValueError(f"no study {words[0]!r}; there are {', '.join(KINDS)}")
+    kind, rest = words[0], words[1:]
+    study, machine, text = parse(f"xxact study {kind}", KINDS[kind], rest, Machine)
+    folder = Path(study.folder)
+    if machine.dry_run:
+        _list(study, folder)
+        return 0
+
+    def plan(results: dict[str, Any], failed: set[str]) -> list[Run]:
+        return [run for run in study.plan(results, failed) if fnmatch(run.name, machine.only)]
+
+    runner = Runner(plan, folder, machine.jobs, machine.gpus or ())
+    folder.mkdir(parents=True, exist_ok=True)
+    definition_path(folder, kind).write_text(yaml.safe_dump(text, sort_keys=False))
+    complete = runner.run()
+    if complete:
+        print(f"all runs finished; xxact report {kind} --study {folder}")
+    return main_exit(complete)
+
+
+def _list(study: Any, folder: Path) -> None:
+    results: dict[str, Any] = {}
+    while True:
+        runs = study.plan(results, set())
+        new = {
+            run.name: result
+            for run in runs
+            if run.name not in results and (result := read_json(folder / run.name / RESULT))
+        }
+        if not new:
+            break
+        results |= new
+    for run in runs:
+        begun = (folder / run.name / STATE).is_file()
+        state = "finished" if run.name in results else "begun" if begun else "to do"
+        print(f"{state:<9} {run.name}")
