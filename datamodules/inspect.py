@@ -1,4 +1,7 @@
-"""`xxact inspect STORE`: what a store holds. Needs neither torch nor pymatgen."""
+"""`xxact inspect STORE`: what a store holds. Needs neither torch nor pymatgen.
+
+A file in place of a folder is a measured pattern: `datamodules/measured/inspection.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,17 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, or 2 if there is no such store or it is damaged.
     """
-    parser = ArgumentParser(prog="xxact inspect", description="Tells what a store holds.")
-    parser.add_argument("store", type=Path, metavar="STORE", help="its folder")
+    words = [Path(word) for word in argv if not word.startswith("-")]
+    if any(word.is_file() for word in words) and not any(word.is_dir() for word in words):
+        # Imported here: SciPy and pybaselines take half a second.
+        from datamodules.measured.inspection import main as inspect_pattern
+
+        return inspect_pattern(argv)
+    parser = ArgumentParser(
+        prog="xxact inspect",
+        description="Tells what a store holds, or (PATTERN_FILE --help) a diffractometer's file.",
+    )
+    parser.add_argument("store", type=Path, metavar="STORE", help="its folder, or a pattern's file")
     parser.add_argument("--plot", metavar="ID", help="draw the pattern of one material")
     parser.add_argument(
         "--picture", type=Path, metavar="FILE.png", help="where to draw it (default: ID.png)"

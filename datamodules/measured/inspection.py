@@ -1,0 +1,129 @@
+"""`xxact inspect PATTERN_FILE`: what a file holds, what is done with it, and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.arguments import ArgumentParser
+from datamodules.grid import Grid
+from datamodules.measured.conversion import ConvertedPattern, convert
+from datamodules.measured.files import read_scan
+from datamodules.measured.options import add_options, options_from
+from datamodules.measured.scan import PatternError
+
+PICTURE = ".pattern.png"
+
+
+def main(argv: list[str]) -> int:
+    """Runs `xxact inspect` on a measured pattern.
+
+    Args:
+        argv: Arguments after `inspect`.
+
+    Returns:
+        0; what is wrong with the file is a `ValueError`.
+    """
+    parser = ArgumentParser(
+        prog="xxact inspect",
+        description="Tells what a diffractometer's file holds, brings it to the model's grid, "
+        "says what was done, and draws it.",
+    )
+    parser.add_argument("pattern", type=Path, metavar="PATTERN_FILE")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help=f"where to draw (default: the file's name with {PICTURE})",
+    )
+    parser.add_argument(
+        "--fwhm",
+        type=float,
+        metavar="DEGREES",
+        help="widen narrower lines to this, as prediction does (the recipes train on 0.5)",
+    )
+    add_options(parser)
+    arguments = parser.parse_args(argv)
+    options = options_from(arguments, arguments.fwhm)
+    path = arguments.pattern
+    scan = read_scan(path, arguments.axis)
+    unit = "°" if scan.axis == "two_theta" else " Å⁻¹"
+    print(
+        f"{path}\n  {scan.format}: {len(scan.x)} points, {scan.x[0]:g}–{scan.x[-1]:g}{unit}, "
+        f"intensities {scan.intensity.min():g} to {scan.intensity.max():g}"
+    )
+    try:
+        pattern = convert(scan, Grid(), options)
+    except PatternError as error:
+        raise PatternError(f"{path}: {error}") from None
+    for note in pattern.notes:
+        print(f"  {note}")
+    if pattern.fwhm is not None:
+        print(f"  lines are {pattern.fwhm:.2f}° wide (median, as measured)")
+    for warning in pattern.warnings:
+        print(f"  warning: {warning}")
+    picture = arguments.picture or Path(path.name + PICTURE)
+    draw(pattern, picture, title=path.name)
+    print(f"  picture: {picture}")
+    return 0
+
+
+def draw(pattern: ConvertedPattern, picture: Path, title: str) -> None:
+    """Draws the scan as it was read, with its background, and the result.
+
+    Args:
+        pattern: A converted pattern.
+        picture: The file to draw to.
+        title: Its heading.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (scan, grid, result) = pyplot.subplots(
+        3, 1, figsize=(10, 9), height_ratios=(1, 1.2, 1.2), layout="constrained"
+    )
+    raw = pattern.scan
+    scan.plot(raw.x, raw.intensity, linewidth=0.6, color="0.3")
+    wavelength = "" if pattern.wavelength is None else f" at {pattern.wavelength.mean:.5f} Å"
+    scan.set(
+        title=f"{title}: as read ({raw.format})",
+        xlabel=f"2θ (°){wavelength}" if raw.axis == "two_theta" else "Q (Å⁻¹)",
+        ylabel="intensity",
+    )
+    two_theta = pattern.grid.two_theta()
+    grid.plot(two_theta, pattern.raw, linewidth=0.6, color="0.3", label="on the model's grid")
+    grid.plot(two_theta, pattern.background, linewidth=1.2, color="tab:orange", label="background")
+    # The background is what is to be judged here: the lines may leave the frame.
+    inside = pattern.raw[np.isfinite(pattern.raw)]
+    low, high = np.percentile(inside, [1, 97])
+    ceiling = max(high, float(np.nanmax(pattern.background)))
+    grid.set_ylim(min(0.0, low), 1.3 * ceiling)
+    grid.set(ylabel="intensity")
+    grid.legend(loc="upper right")
+    result.plot(two_theta, np.sqrt(pattern.profile), linewidth=0.7, color="tab:blue")
+    result.set(
+        title="what the model sees",
+        xlabel=f"2θ (°) at {pattern.grid.wavelength:g} Å",
+        ylabel="√ intensity",
+        ylim=(0, 1.05),
+    )
+    for axes in (grid, result):
+        axes.set_xlim(pattern.grid.two_theta_min, pattern.grid.two_theta_max)
+        for start, end in _unmeasured(pattern):
+            axes.axvspan(start, end, color="0.85", linewidth=0)
+    figure.savefig(picture, dpi=110)
+    pyplot.close(figure)
+
+
+def _unmeasured(pattern: ConvertedPattern) -> list[tuple[float, float]]:
+    """Ranges of the grid that were not measured, degrees."""
+    missing = np.concatenate([[0], np.isnan(pattern.profile).astype(np.int8), [0]])
+    edges = np.flatnonzero(np.diff(missing))
+    step, start = pattern.grid.step, pattern.grid.two_theta_min
+    return [
+        (start + step * (a - 0.5), start + step * (b - 0.5))
+        for a, b in zip(edges[::2], edges[1::2], strict=True)
+    ]
