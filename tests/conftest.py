@@ -5,3 +5,10 @@ import os
 # Two test processes share two cores: threads of their own only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Real files of diffractometers are not part of the project."""
+    parser.addoption("--real-data", metavar="DIR", help="read the measured patterns in this folder")

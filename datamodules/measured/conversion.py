@@ -199,7 +199,9 @@ def _resample(position: np.ndarray, y: np.ndarray, grid: Grid) -> tuple[np.ndarr
     line gets side lobes).
     """
     x, step = grid.two_theta(), float(np.median(np.diff(position)))
-    curve = PchipInterpolator(position, y, extrapolate=False)
+    # Slopes next to zero overflow in its harmonic mean, which is then the zero it should be.
+    with np.errstate(over="ignore"):
+        curve = PchipInterpolator(position, y, extrapolate=False)
     if step < grid.step / 1.5:
         low = np.clip(x - grid.step / 2.0, position[0], position[-1])
         high = np.clip(x + grid.step / 2.0, position[0], position[-1])

@@ -80,9 +80,9 @@ def read_scan(path: str | Path, axis: str = "two_theta") -> Scan:
 def _read(path: Path, axis: str) -> Scan:
     if axis not in ("two_theta", "q"):
         raise PatternError(f"axis is {axis!r}; choose two_theta or q")
+    if path.is_dir():
+        raise PatternError("a folder; name a file")
     try:
-        if path.is_dir():
-            raise PatternError("a folder; name a file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -12,6 +12,9 @@ import numpy as np
 MAX_POINTS = 1_000_000
 """More points than any powder scan has; a file that claims more is damaged."""
 
+_LARGEST = 1e15
+"""No detector counts as far."""
+
 _SAME_ANGLES = 2e-3
 """Degrees within which the points of repeated scans are the same."""
 
@@ -93,7 +96,7 @@ def parse_wavelength(text: str) -> Wavelength:
         alpha1, alpha2 = ANODES[anode]
         return Wavelength.doublet(alpha1, None if line == "ka1" else alpha2, 0.5, "the user")
     try:
-        value = float(word)
+        value = float(text)
     except ValueError:
         names = ", ".join(f"{name}Ka" for name in ANODES)
         raise ValueError(
@@ -134,15 +137,16 @@ def make_scan(
     Raises:
         PatternError: if it has no points, too many, or unequal columns.
     """
-    a, b = np.asarray(x, np.float64), np.asarray(intensity, np.float64)
+    # Seven digits: angles closer than that are one.
+    a, b = np.round(np.asarray(x, np.float64), 7), np.asarray(intensity, np.float64)
     if len(a) != len(b):
         raise PatternError(f"{format}: {len(a)} angles and {len(b)} intensities; the file is cut")
     if len(a) > MAX_POINTS:
         raise PatternError(f"{format}: {len(a)} points; no powder scan has over {MAX_POINTS}")
     scan = Scan(a, b, format=format)
-    finite = np.isfinite(a) & np.isfinite(b)
+    finite = np.isfinite(a) & (np.abs(b) < _LARGEST)
     if not finite.all():
-        scan.notes.append(f"left out {np.count_nonzero(~finite)} points that are not finite")
+        scan.notes.append(f"left out {np.count_nonzero(~finite)} points that are no numbers")
         a, b = a[finite], b[finite]
     if not len(a):
         raise PatternError(f"{format}: no points in it")
