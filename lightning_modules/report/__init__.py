@@ -1,0 +1,1 @@
+"""Figures, tables and numbers from finished runs. `main.py` is `xxact report`."""
