@@ -36,12 +36,13 @@ from datamodules.collection import Collection
 from datamodules.gather import Gatherer
 from datamodules.randomness import Purpose, hash_uint64, permutation
 
-_IMPURITY_KEYS = {
+IMPURITY_KEYS = {
     LINE_Q: IMPURITY_Q,
     LINE_INTENSITY: IMPURITY_INTENSITY,
     LINE_OFFSETS: IMPURITY_OFFSETS,
     PROFILE: IMPURITY_PROFILE,
 }
+"""Keys of a gathered row and of an impurity."""
 
 Request = tuple[int, np.ndarray, int]
 """Epoch, rows of a batch, and how many of them count; the others pad."""
@@ -89,7 +90,7 @@ class Rows(Dataset[Batch]):
             slots, partners = choose_impurities(self._seed, epoch, rows, *self._impurities)
             extra = self._gatherer.gather(partners)
             arrays[IMPURITY_SLOT] = slots
-            arrays |= {to: extra[key] for key, to in _IMPURITY_KEYS.items() if key in extra}
+            arrays |= {to: extra[key] for key, to in IMPURITY_KEYS.items() if key in extra}
         batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
         batch[INDEX] = torch.from_numpy(np.array(rows, np.int64))
         batch[WEIGHT] = (torch.arange(len(rows)) < n_valid).to(torch.float32)
