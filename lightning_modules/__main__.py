@@ -22,6 +22,7 @@ Using a trained model (a checkpoint is enough, no recipe):
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
   study     convergence | representation | scaling --config STUDY.yaml [--jobs N]
+  report    convergence | representation | scaling --study FOLDER    figures, tables, numbers
 
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.
@@ -62,6 +63,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from lightning_modules.study.main import main as study
 
         return study(rest)
+    if command == "report":
+        from lightning_modules.report.main import main as report
+
+        return report(rest)
     # Before torch is imported. Threads that spin while they wait for each other are a little faster
     # on an idle machine and slower without bound on a busy one (measured: two threads on two busy
     # cores, 21 materials/s; sleeping, 356).

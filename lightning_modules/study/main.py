@@ -83,19 +83,23 @@ def main(args: Sequence[str]) -> int:
     return main_exit(complete)
 
 
-def _list(study: Any, folder: Path) -> None:
+def load_results(study: Any, folder: Path) -> dict[str, Any]:
+    """Results of all runs of a study that have finished, by name."""
     results: dict[str, Any] = {}
     while True:
-        runs = study.plan(results, set())
-        new = {
+        found = {
             run.name: result
-            for run in runs
+            for run in study.plan(results, set())
             if run.name not in results and (result := read_json(folder / run.name / RESULT))
         }
-        if not new:
-            break
-        results |= new
-    for run in runs:
+        if not found:
+            return results
+        results |= found
+
+
+def _list(study: Any, folder: Path) -> None:
+    results = load_results(study, folder)
+    for run in study.plan(results, set()):
         begun = (folder / run.name / STATE).is_file()
         state = "finished" if run.name in results else "begun" if begun else "to do"
         print(f"{state:<9} {run.name}")

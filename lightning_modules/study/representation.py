@@ -1,7 +1,7 @@
 """What do frozen vectors know, before and after each pretraining? `probe.py` has the judging."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_modules.study.convergence import RATE
-from lightning_modules.study.pretraining import SCRATCH, Pretraining, seeded
+from lightning_modules.study.pretraining import Pretraining, seeded
 from lightning_modules.study.recipes import Recipe
 from lightning_modules.study.run import Run, Training
 

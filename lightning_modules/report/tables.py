@@ -1,0 +1,122 @@
+"""What every report writes: Markdown and CSV of the same rows, JSON of the numbers, PNG figures."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+
+@dataclass
+class Report:
+    """A report in the making; nothing is written before `write`.
+
+    Attributes:
+        title: First line of the Markdown file.
+        numbers: What goes into `numbers.json`.
+    """
+
+    title: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    _parts: list[str] = field(default_factory=list)
+    _tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _figures: dict[str, Figure] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Add a paragraph."""
+        self._parts.append(text)
+
+    def table(self, name: str, caption: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Add a table; all rows have the same keys."""
+        self._tables[name] = list(rows)
+        self._parts.append(f"**{caption}**\n\n{markdown(rows)}")
+
+    def figure(self, name: str, caption: str, figure: Figure) -> None:
+        """Add a figure."""
+        self._figures[name] = figure
+        self._parts.append(f"![{caption}]({name}.png)\n\n{caption}")
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write everything.
+
+        Returns:
+            The files, `report.md` first.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "\n\n".join([f"# {self.title}", *self._parts])
+        written = [_write(folder / "report.md", text + "\n")]
+        content = json.dumps(finite(self.numbers), indent=1, allow_nan=False)
+        written.append(_write(folder / "numbers.json", content + "\n"))
+        for name, rows in self._tables.items():
+            path = folder / f"{name}.csv"
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+            written.append(path)
+        for name, figure in self._figures.items():
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=150)
+            written.append(path)
+        return written
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(v) for v in r.values()] for r in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def span(low: float, high: float, digits: int = 3) -> str:
+    """An interval as text."""
+    return f"[{_short(low, digits)}, {_short(high, digits)}]"
+
+
+def _short(value: float, digits: int) -> str:
+    return "∞" if math.isinf(value) else f"{value:.{digits}g}"
+
+
+def finite(value: Any) -> Any:
+    """Plain values with null in place of what is not finite: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+#: Colours that can be told apart, also by the colour-blind; source: Okabe & Ito, 2008.
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each name."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5."""
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
