@@ -90,14 +90,7 @@ class Contrastive(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the embeddings."""
         composition_BW, xrd_BW = self(batch)
-        self.retrieval.update(
-            composition_BW,
-            xrd_BW,
-            batch[keys.INDEX],
-            batch[keys.FORMULA_KEY],
-            batch[keys.SYSTEM_KEY],
-            batch[keys.WEIGHT] > 0,
-        )
+        self.retrieval.update(composition_BW, xrd_BW, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log retrieval and the shape of the space; `compute` gathers the ranks' rows."""

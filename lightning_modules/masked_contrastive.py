@@ -122,14 +122,7 @@ class MaskedContrastive(MaskedXRD):
             batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
         )
         composition_BW, xrd_BW = self.alignment(composition[:, 0], xrd[:, 0])
-        self.retrieval.update(
-            composition_BW,
-            xrd_BW,
-            batch[keys.INDEX],
-            batch[keys.FORMULA_KEY],
-            batch[keys.SYSTEM_KEY],
-            batch[keys.WEIGHT] > 0,
-        )
+        self.retrieval.update(composition_BW, xrd_BW, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log both."""

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from datamodules import batch as batch_keys
+from datamodules.batch import Batch
 from datamodules.randomness import Purpose
 from datamodules.randomness import keys as random_keys
 
@@ -81,21 +83,14 @@ class Retrieval(Metric):
         for name in ("composition", "xrd", "index", "formula_key", "system_key"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        composition_BW: Tensor,
-        xrd_BW: Tensor,
-        index_B: Tensor,
-        formula_key_B: Tensor,
-        system_key_B: Tensor,
-        counts_B: Tensor,
-    ) -> None:
-        """Add a batch; rows where `counts_B` is False are padding."""
+    def update(self, composition_BW: Tensor, xrd_BW: Tensor, batch: Batch) -> None:
+        """Add the embeddings of a batch, without its padding rows."""
+        counts_B = batch[batch_keys.WEIGHT] > 0
         self.composition.append(composition_BW[counts_B].float())
         self.xrd.append(xrd_BW[counts_B].float())
-        self.index.append(index_B[counts_B])
-        self.formula_key.append(formula_key_B[counts_B])
-        self.system_key.append(system_key_B[counts_B])
+        self.index.append(batch[batch_keys.INDEX][counts_B])
+        self.formula_key.append(batch[batch_keys.FORMULA_KEY][counts_B])
+        self.system_key.append(batch[batch_keys.SYSTEM_KEY][counts_B])
 
     def embeddings(self) -> tuple[Tensor, Tensor, Tensor]:
         """One random pool: compositions and patterns, (N, W) each, and row numbers, (N,).

@@ -16,11 +16,10 @@ from datamodules.prepare.crystal import EntryError
 from datamodules.prepare.csv_cif import ID_COLUMNS
 from datamodules.prepare.sources import (
     Entry,
+    LabelledSource,
     Part,
     Progress,
-    Source,
     SourceError,
-    Target,
     number,
 )
 
@@ -28,46 +27,19 @@ SUFFIXES = (".cif", ".cif.gz")
 
 
 @dataclass(frozen=True)
-class CifFolderSource(Source):
+class CifFolderSource(LabelledSource):
     """All `*.cif` and `*.cif.gz` under a folder, sorted by path.
 
     The identifier is the path in the folder without the suffix.
 
     Attributes:
         folder: The folder.
-        labels_file: CSV file of labels, or None.
-        labels: Its columns that are labels.
-        id_column: Its column of identifiers (with or without suffix); by its usual name if None.
-        licence_note: Licence of the data, for the manifest.
-        citation_note: Citation of the data, for the manifest.
+        labels_file: CSV file of labels, or None; its identifiers may have the suffix.
     """
 
     folder: Path
     labels_file: Path | None = None
-    labels: tuple[Target, ...] = ()
-    id_column: str | None = None
-    licence_note: str = Source.licence
-    citation_note: str = Source.citation
     name = "cif"
-
-    @property
-    def licence(self) -> str:  # type: ignore[override]
-        """Licence of the data."""
-        return self.licence_note
-
-    @property
-    def citation(self) -> str:  # type: ignore[override]
-        """Citation of the data."""
-        return self.citation_note
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The labels, in the order of the store's columns."""
-        return self.labels
-
-    def options(self) -> dict[str, Any]:
-        """The labels and the column of identifiers."""
-        return {**super().options(), "id_column": self.id_column}
 
     def parts(self) -> list[Part]:
         """One part: the folder, with a checksum of its files' names and contents.

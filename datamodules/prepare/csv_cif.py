@@ -14,11 +14,10 @@ from datamodules.prepare.cif import crystal_from_cif
 from datamodules.prepare.crystal import EntryError
 from datamodules.prepare.sources import (
     Entry,
+    LabelledSource,
     Part,
     Progress,
-    Source,
     SourceError,
-    Target,
     check_compression,
     file_part,
     number,
@@ -31,48 +30,21 @@ CIF_COLUMNS = ("cif", "structure")
 
 
 @dataclass(frozen=True)
-class CsvSource(Source):
+class CsvSource(LabelledSource):
     """One or more CSV files, plain or compressed (.gz, .bz2), with equal meaning of columns.
 
     Attributes:
         files: The files in their order.
-        labels: The columns that are labels.
-        id_column: Column of identifiers; found by its usual names if None.
         cif_column: Column of CIF text; found by its usual names if None.
-        licence_note: Licence of the data, for the manifest.
-        citation_note: Citation of the data, for the manifest.
     """
 
     files: tuple[Path, ...]
-    labels: tuple[Target, ...] = ()
-    id_column: str | None = None
     cif_column: str | None = None
-    licence_note: str = Source.licence
-    citation_note: str = Source.citation
     name = "csv"
-
-    @property
-    def licence(self) -> str:  # type: ignore[override]
-        """Licence of the data."""
-        return self.licence_note
-
-    @property
-    def citation(self) -> str:  # type: ignore[override]
-        """Citation of the data."""
-        return self.citation_note
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The labels, in the order of the store's columns."""
-        return self.labels
 
     def options(self) -> dict[str, Any]:
         """The columns that are read."""
-        return {
-            **super().options(),
-            "id_column": self.id_column,
-            "cif_column": self.cif_column,
-        }
+        return {**super().options(), "cif_column": self.cif_column}
 
     def parts(self) -> list[Part]:
         """The files; every header is checked before anything is read.

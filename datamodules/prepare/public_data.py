@@ -101,9 +101,9 @@ def download_mp20(downloader: Downloader, folder: Path, base_url: str = MP20_URL
     note_source(folder, "MP-20", MP20_LICENCE, MP20_CITATION, urls)
     return CsvSource(
         paths,
-        MP20_TARGETS,
-        "material_id",
-        "cif",
+        cif_column="cif",
+        labels=MP20_TARGETS,
+        id_column="material_id",
         licence_note=MP20_LICENCE,
         citation_note=MP20_CITATION,
     )

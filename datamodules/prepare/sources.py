@@ -115,6 +115,42 @@ class Source(ABC):
         return {"targets": [[t.column, t.name, t.unit] for t in self.targets]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledSource(Source):
+    """A source whose labels, licence and citation the user states.
+
+    Attributes:
+        labels: The columns that are labels.
+        id_column: Column of identifiers; found by its usual names if None.
+        licence_note: Licence of the data, for the manifest.
+        citation_note: Citation of the data, for the manifest.
+    """
+
+    labels: tuple[Target, ...] = ()
+    id_column: str | None = None
+    licence_note: str = Source.licence
+    citation_note: str = Source.citation
+
+    @property
+    def licence(self) -> str:  # type: ignore[override]
+        """Licence of the data."""
+        return self.licence_note
+
+    @property
+    def citation(self) -> str:  # type: ignore[override]
+        """Citation of the data."""
+        return self.citation_note
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The labels, in the order of the store's columns."""
+        return self.labels
+
+    def options(self) -> dict[str, Any]:
+        """The labels and the column of identifiers."""
+        return {**super().options(), "id_column": self.id_column}
+
+
 class Progress:
     """Bytes of the input that a reader has consumed; only for the progress bar."""
 

@@ -1,6 +1,7 @@
 """Rendered batches for tests of backbone and tasks, without a store."""
 
 import torch
+from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
@@ -51,4 +52,17 @@ def make_batch(
         keys.WEIGHT: torch.ones(n),
         keys.EPOCH: torch.tensor(0),
         keys.SEED: torch.tensor(seed),
+    }
+
+
+def identified(
+    index: Tensor, formula_key: Tensor, system_key: Tensor, counts: Tensor | None = None
+) -> Batch:
+    """What tells the rows of a batch apart; all of them count unless told otherwise."""
+    counts = torch.ones_like(index, dtype=torch.bool) if counts is None else counts
+    return {
+        keys.INDEX: index,
+        keys.FORMULA_KEY: formula_key,
+        keys.SYSTEM_KEY: system_key,
+        keys.WEIGHT: counts.float(),
     }

@@ -13,7 +13,7 @@ from lightning_modules.contrastive import Contrastive
 from lightning_modules.losses import masked_info_nce
 from lightning_modules.masked_contrastive import MaskedContrastive
 from lightning_modules.retrieval import Retrieval, effective_rank, ranks_of_matches, uniformity
-from tests.lightning_modules.batches import GRID, make_batch
+from tests.lightning_modules.batches import GRID, identified, make_batch
 
 BACKBONE = BackboneConfig(
     width=32, heads=4, composition_layers=1, xrd_layers=1, fusion_layers=1, patch_points=10
@@ -149,9 +149,8 @@ def test_retrieval_by_hand() -> None:
     composition[1] = composition[0]
     xrd = torch.eye(4)[[1, 0, 2, 3]]
     metric = Retrieval(pool_size=100)
-    keep = torch.ones(4, dtype=torch.bool)
     formula, system = torch.tensor([5, 5, 6, 7]), torch.tensor([1, 1, 1, 2])
-    metric.update(composition, xrd, torch.arange(4), formula, system, keep)
+    metric.update(composition, xrd, identified(torch.arange(4), formula, system))
     values = metric.compute(0.1)
     # By formula, pattern 1 is a hit for composition 0; pattern 0 has nothing in common with it.
     assert values["random/composition_to_xrd/recall_at_1"] == 1.0
@@ -172,8 +171,7 @@ def test_recall_is_averaged_over_pools_of_the_stated_size() -> None:
     whole, pools = Retrieval(pool_size=n), Retrieval(pool_size=8)
     for metric in (whole, pools):
         index = torch.arange(n)
-        keep = torch.ones(n, dtype=torch.bool)
-        metric.update(composition, xrd, index, index, index, keep)
+        metric.update(composition, xrd, identified(index, index, index))
     easy, hard = pools.compute(), whole.compute()
     assert easy["random/pool_size"] == 8
     name = "random/composition_to_xrd/recall_at_1"
@@ -190,7 +188,7 @@ def test_collapse_is_seen() -> None:
     assert effective_rank(line) == pytest.approx(1.0, abs=0.01)
     metric = Retrieval()
     index = torch.arange(200)
-    metric.update(spread, collapsed, index, index, index, torch.ones(200, dtype=torch.bool))
+    metric.update(spread, collapsed, identified(index, index, index))
     values = metric.compute()
     assert values["composition/spread"] == pytest.approx(1.0, abs=0.05)
     assert values["xrd/spread"] == pytest.approx(0.0, abs=1e-5)

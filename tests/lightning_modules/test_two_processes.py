@@ -14,7 +14,7 @@ from lightning_modules.evaluation import Predictions
 from lightning_modules.masked_contrastive import MaskedContrastive
 from lightning_modules.regression import Regression
 from lightning_modules.retrieval import Retrieval
-from tests.lightning_modules.batches import GRID, make_batch
+from tests.lightning_modules.batches import GRID, identified, make_batch
 from tests.lightning_modules.processes import Processes
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -116,7 +116,8 @@ def retrieval_of_a_part() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         counts[1, 4] = False
         rows, counts = rows[dist.get_rank()], counts[dist.get_rank()]
     metric = Retrieval(pool_size=4)
-    metric.update(composition[rows], xrd[rows], index[rows], formula[rows], system[rows], counts)
+    part = identified(index[rows], formula[rows], system[rows], counts)
+    metric.update(composition[rows], xrd[rows], part)
     return metric.compute(0.1), metric.embeddings()[2]
 
 

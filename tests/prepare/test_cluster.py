@@ -22,7 +22,7 @@ def test_a_cluster_makes_the_same_store_also_if_a_worker_dies(tmp_path: Path) ->
         write_csv(tmp_path / "a.csv", csv_rows(9)),
         write_csv(tmp_path / "b.csv", csv_rows(8, 100)),
     )
-    source = CsvSource(paths, (GAP,))
+    source = CsvSource(paths, labels=(GAP,))
     prepare(source, tmp_path / "here", ThisProcess(), quiet=True, slice_size=SIZE)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50

@@ -64,7 +64,7 @@ def source(tmp_path: Path) -> CsvSource:
         write_csv(tmp_path / name, rows)
         for name, rows in (("a.csv", first), ("b.csv", second), ("c.csv", third))
     ]
-    return CsvSource(tuple(paths), (GAP,))
+    return CsvSource(tuple(paths), labels=(GAP,))
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def main_of(argv: list[str]) -> None:
     """What `start` runs: the command on a slow source."""
     from datamodules.prepare import cli
 
-    slow = Slow(tuple(map(Path, argv[1:])), (GAP,))
+    slow = Slow(tuple(map(Path, argv[1:])), labels=(GAP,))
     cli._csv = lambda arguments: slow  # type: ignore[assignment]
     real = cli.prepare
     cli.prepare = lambda *a, **k: real(*a, **k, slice_size=SIZE)  # type: ignore[assignment]
@@ -355,7 +355,7 @@ def test_other_options_are_refused(source: CsvSource, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="space_groups"):
         make(source, tmp_path / "store", space_groups=True)
     with pytest.raises(SourceError, match="files"):
-        make(CsvSource(source.files[:2], (GAP,)), tmp_path / "store")
+        make(CsvSource(source.files[:2], labels=(GAP,)), tmp_path / "store")
     make(source, tmp_path / "store")
     assert (tmp_path / "store" / WORK).exists() is False
     assert contents(tmp_path / "store") == before
@@ -445,6 +445,6 @@ def test_the_same_name_in_two_folders_is_told_apart(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         row = [name, 1.0, cif_text(random_structure(3))]
         paths.append(write_csv(tmp_path / name / "a.csv", [row]))
-    store = make(CsvSource(tuple(paths), (GAP,)), tmp_path / "store")
+    store = make(CsvSource(tuple(paths), labels=(GAP,)), tmp_path / "store")
     assert list(store.column("id")) == ["x", "y"]
     assert len({file["name"] for file in store.manifest.source["files"]}) == 2
