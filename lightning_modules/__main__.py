@@ -21,6 +21,7 @@ Using a trained model (a checkpoint is enough, no recipe):
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
+  sweep     --config SWEEP.yaml [--jobs N]                          the best values of any keys
   study     convergence | representation | scaling --config STUDY.yaml [--jobs N]
   report    convergence | representation | scaling --study FOLDER    figures, tables, numbers
 
@@ -63,6 +64,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from lightning_modules.study.main import main as study
 
         return study(rest)
+    if command == "sweep":
+        from lightning_modules.sweep.main import main as sweep
+
+        return sweep(rest)
     if command == "report":
         from lightning_modules.report.main import main as report
 

@@ -203,8 +203,8 @@ def _curves(final: dict[str, dict[int, Any]]) -> Figure:
         axes.plot(steps[0][:n], mean, color=colour[start], lw=2, label=f"{start} (rate {rate:g})")
     best = np.mean([np.nanmin(run["values"]) for run in final[SCRATCH].values()])
     axes.axhline(best, color="0.5", lw=0.8, ls="--")
-    axes.annotate("best from scratch", (0.01, best), xycoords=("axes fraction", "data"), va="bottom",
-                  fontsize=8, color="0.4")  # fmt: skip
+    where = ("axes fraction", "data")
+    axes.annotate("best from scratch", (0.01, best), xycoords=where, va="bottom", fontsize=8)
     axes.set(xlabel="steps", ylabel="validation error")
     logarithmic(axes.yaxis)
     axes.legend(frameon=False)

@@ -52,10 +52,16 @@ def report(study_folder: Path) -> Report:
             _rows(by_start, target),
         )
     out.table("recall", _recall_caption(first), _recall_rows(by_start))
-    out.figure("probes", "Error of linear probes (full) and k-NN (hatched) over that of a constant.",
-               _bars(by_start, list(first["units"])))  # fmt: skip
-    out.figure("maps", "Neighbourhoods of the vectors (t-SNE) of test materials, by chemistry.",
-               _maps(by_start))  # fmt: skip
+    out.figure(
+        "probes",
+        "Error of linear probes (full) and k-NN (hatched) over that of a constant.",
+        _bars(by_start, list(first["units"])),
+    )
+    out.figure(
+        "maps",
+        "Neighbourhoods of the vectors (t-SNE) of test materials, by chemistry.",
+        _maps(by_start),
+    )
     out.numbers = {
         start: [
             {key: run[key] for key in ("factors", "materials", "probes", "recall")} for run in runs

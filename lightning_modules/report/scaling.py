@@ -1,4 +1,4 @@
-"""Error against training size, with power laws, and whether two modalities gain more with more data.
+"""Error against training size, power laws, and whether two modalities gain more with more data.
 
 Every run tests on the same materials. The bootstrap draws seeds and, the same for all runs, the
 test formulas; each draw gives errors, exponents and gains, so all differences are paired.
@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from lightning_modules.report.statistics import DRAWS, group_means, interval, power_law
 from lightning_modules.report.tables import Report, colours, logarithmic, span
 from lightning_modules.study.main import load_results, load_study
+from lightning_modules.study.pretraining import SCRATCH
 from lightning_modules.study.scaling import Scaling
 
 #: A curve: what the model is given, and where its weights come from.
 Condition = tuple[str, str]
 #: Fewest sizes that a power law is fitted to.
 _FEWEST = 3
+STYLES, MARKERS = ("-", "--", ":", "-."), "os^D"
 
 
 class Draws:
@@ -122,8 +124,9 @@ def report(study_folder: Path) -> Report:
     gains = _gains(study, draws)
     if gains:
         out.say(
-            "The claim *two modalities gain more with more data* is: the exponent of both is larger "
-            "than that of one, so the difference is above 0. Gain: error of one over error of both."
+            "The claim *two modalities gain more with more data* is: the exponent of both is "
+            "larger than that of one, the difference above 0. Gain: error of one over error of "
+            "both."
         )
         out.table("gains", "Both against one modality", [_gain_row(g) for g in gains])
     starts = _pretraining(study, draws)
@@ -132,9 +135,8 @@ def report(study_folder: Path) -> Report:
     out.numbers = {
         "sizes": draws.sizes,
         "errors": {
-            f"{given}/{start}": {f: list(map(float, draws.errors[(given, start), f][:1]))[0]
-                                 for f in draws.fractions((given, start))}
-            for given, start in conditions
+            "/".join(c): {f: float(draws.errors[c, f][0]) for f in draws.fractions(c)}
+            for c in conditions
         },
         "power_laws": {"/".join(c): law for c, law in laws.items()},
         "gains": gains,
@@ -213,10 +215,10 @@ def _gain_row(gain: dict[str, Any]) -> dict[str, Any]:
 def _pretraining(study: Scaling, draws: Draws) -> list[dict[str, Any]]:
     rows = []
     for given, start in product(study.modalities, study.starts):
-        fractions = draws.fractions((given, "scratch"), (given, start))
-        if start == "scratch" or not fractions:
+        fractions = draws.fractions((given, SCRATCH), (given, start))
+        if start == SCRATCH or not fractions:
             continue
-        ratio = draws.curve((given, "scratch"), fractions) / draws.curve((given, start), fractions)
+        ratio = draws.curve((given, SCRATCH), fractions) / draws.curve((given, start), fractions)
         row = {"given": given, "start": start}
         for i, fraction in enumerate(fractions):
             value, low, high = _point(ratio[:, i])
@@ -229,7 +231,7 @@ def _figure(study: Scaling, draws: Draws, conditions: list[Condition]) -> Figure
     figure = Figure(figsize=(7.0, 4.8), layout="constrained")
     axes = figure.add_subplot()
     colour = colours(list(study.modalities))
-    styles = dict(zip(study.starts, ("-", "--", ":", "-."), strict=False))
+    styles = {start: STYLES[i % len(STYLES)] for i, start in enumerate(study.starts)}
     for given, start in conditions:
         fractions = draws.fractions((given, start))
         n_S = np.array([draws.sizes[f] for f in fractions], float)
@@ -240,9 +242,18 @@ def _figure(study: Scaling, draws: Draws, conditions: list[Condition]) -> Figure
             factor, exponent = (float(x[0]) for x in power_law(n_S, curve[:1]))
             label += f": n^−{exponent:.2f}"
             axes.plot(n_S, factor * n_S**-exponent, color=colour[given], ls=styles[start], lw=1.2)
-        axes.errorbar(n_S, curve[0], yerr=np.abs([curve[0] - low, high - curve[0]]),
-                      color=colour[given], ls="none", capsize=3, marker="os^D"[list(study.starts).index(start)],
-                      mfc=colour[given] if start == "scratch" else "white", label=label)  # fmt: skip
+        marker = MARKERS[list(study.starts).index(start) % len(MARKERS)]
+        axes.errorbar(
+            n_S,
+            curve[0],
+            yerr=np.abs([curve[0] - low, high - curve[0]]),
+            color=colour[given],
+            ls="none",
+            capsize=3,
+            marker=marker,
+            mfc=colour[given] if start == SCRATCH else "white",
+            label=label,
+        )
     axes.set(xlabel="training materials", ylabel=f"mean absolute error, {study.target}")
     logarithmic(axes.xaxis)
     logarithmic(axes.yaxis)

@@ -22,7 +22,11 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def parse(
-    program: str, kind: type, args: Sequence[str], machine: type | None = None
+    program: str,
+    kind: type,
+    args: Sequence[str],
+    machine: type | None = None,
+    recipe: str | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Build a dataclass from the command line.
 
@@ -31,6 +35,7 @@ def parse(
         kind: The dataclass; its fields are keys of `--config` files and flags, later ones win.
         args: The command line.
         machine: A second dataclass whose fields are flags, and no part of what is returned as text.
+        recipe: The key of the `Recipe` in which `--set KEY=VALUE` sets values.
 
     Returns:
         The dataclass, the second one or None, and the first one's values as plain ones.
@@ -42,7 +47,22 @@ def parse(
     parser.add_argument("--config", action="config", help="YAML with the keys below; repeatable.")
     own = parser.add_class_arguments(kind, None, fail_untyped=True)
     others = parser.add_class_arguments(machine, None) if machine is not None else []
+    if recipe is not None:
+        # Keys with dots in a dictionary: jsonargparse would nest them.
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            type=str,
+            metavar="KEY=VALUE",
+            help=f"A value in {recipe}.set, as for `xxact fit`; repeatable.",
+        )
     values = parser.parse_args(list(args))
+    for assignment in values.pop("set", None) or []:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: must be KEY=VALUE")
+        values[recipe]["set"][key] = yaml.safe_load(text)
     plain = yaml.safe_load(parser.dump(values, skip_none=False))
     objects = parser.instantiate_classes(values)
     first = kind(**{name: objects[name] for name in _top(own)})

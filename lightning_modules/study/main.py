@@ -1,4 +1,4 @@
-"""`xxact study convergence | representation | scaling`: makes the runs; `xxact report` shows them."""
+"""`xxact study convergence | representation | scaling`: makes runs; `xxact report` shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import yaml
 
 from lightning_modules.study.arguments import parse
 from lightning_modules.study.convergence import Convergence
+from lightning_modules.study.machine import Machine
 from lightning_modules.study.representation import Representation
 from lightning_modules.study.run import RESULT, STATE, Run, read_json
 from lightning_modules.study.runner import Runner, main_exit
@@ -23,20 +24,22 @@ KINDS: dict[str, type[Convergence | Representation | Scaling]] = {
 
 
 @dataclass(frozen=True)
-class Machine:
-    """How to work through the runs.
+class Choice(Machine):
+    """How to work through the runs, and which.
 
     Attributes:
         jobs: Runs at a time. With several, each has one thread, unless OMP_NUM_THREADS is set.
-        gpus: GPUs to share out, such as [0,1]: a run sees one. Several runs may share a GPU.
+        gpus: GPUs to share out, such as [0,1]: a run sees one, several runs may share one.
         only: Make only the runs whose names match, such as `pretraining/*`.
         dry_run: Only list the runs, with what is finished.
     """
 
-    jobs: int = 1
-    gpus: list[str] | None = None
     only: str = "*"
     dry_run: bool = False
+
+
+def _recipe(kind: str) -> str | None:
+    return None if kind == "representation" else "regression"
 
 
 def definition_path(folder: Path, kind: str) -> Path:
@@ -65,16 +68,16 @@ def main(args: Sequence[str]) -> int:
     if words[0] not in KINDS:
         raise ValueError(f"no study {words[0]!r}; there are {', '.join(KINDS)}")
     kind, rest = words[0], words[1:]
-    study, machine, text = parse(f"xxact study {kind}", KINDS[kind], rest, Machine)
+    study, choice, text = parse(f"xxact study {kind}", KINDS[kind], rest, Choice, _recipe(kind))
     folder = Path(study.folder)
-    if machine.dry_run:
+    if choice.dry_run:
         _list(study, folder)
         return 0
 
     def plan(results: dict[str, Any], failed: set[str]) -> list[Run]:
-        return [run for run in study.plan(results, failed) if fnmatch(run.name, machine.only)]
+        return [run for run in study.plan(results, failed) if fnmatch(run.name, choice.only)]
 
-    runner = Runner(plan, folder, machine.jobs, machine.gpus or ())
+    runner = Runner(plan, folder, choice)
     folder.mkdir(parents=True, exist_ok=True)
     definition_path(folder, kind).write_text(yaml.safe_dump(text, sort_keys=False))
     complete = runner.run()

@@ -79,7 +79,11 @@ class Training(Run):
         yield (
             "fit",
             xxact(
-                "fit", *self.recipe.arguments(), *start, *PLAIN, f"--run={folder}", "--resume=auto"
+                "fit",
+                *(Recipe(set=ALONE) + self.recipe).arguments(),
+                *start,
+                f"--run={folder}",
+                "--resume=auto",
             ),
         )
         if self.test != "none":
@@ -109,13 +113,15 @@ class Training(Run):
         return result
 
 
-#: Of every training in a study: a log is no place for bars, and curves lie in metrics.jsonl.
-PLAIN = (
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.logger=false",
-    "--trainer.devices=1",
-)
+#: Of every training here, unless its recipe says otherwise: a log is no place for bars, and curves
+#: lie in metrics.jsonl.
+PLAIN = {
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": False,
+    "trainer.logger": False,
+}
+#: Several runs share a machine: each takes one device.
+ALONE = {**PLAIN, "trainer.devices": 1}
 
 
 def _checkpoint(folder: Path, which: str) -> Path:

@@ -1,6 +1,5 @@
 """Works through a study's runs: several at a time, what is finished is kept, what fails is told."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.processes import Job, Lock, last_lines
+from lightning_modules.study.machine import Machine
 from lightning_modules.study.run import (
     FAILURE,
     LOG,
@@ -46,8 +46,7 @@ class Runner:
     Args:
         plan: The runs, as far as they are known.
         root: The study's folder.
-        jobs: Runs at a time.
-        gpus: GPUs to share out among them, a run one; none leaves the choice to Lightning.
+        machine: Runs at a time, and on what.
         say: Where to tell what happens.
     """
 
@@ -55,13 +54,10 @@ class Runner:
         self,
         plan: Plan,
         root: Path,
-        jobs: int = 1,
-        gpus: Sequence[str] = (),
+        machine: Machine = Machine(),  # noqa: B008 (frozen)
         say: Callable[[str], None] = lambda line: print(line, flush=True),
     ) -> None:
-        if jobs < 1:
-            raise ValueError(f"jobs is {jobs}: must be at least 1")
-        self.plan, self.root, self.jobs, self.gpus, self.say = plan, root, jobs, list(gpus), say
+        self.plan, self.root, self.machine, self.say = plan, root, machine, say
         self.results: dict[str, Any] = {}
         self.failed: set[str] = set()
         self._active: dict[str, _Active] = {}
@@ -82,7 +78,7 @@ class Runner:
                 open_ = [r for r in runs if r.name not in self.results.keys() | self.failed]
                 startable = [r for r in open_ if all(n in self.results for n in r.needs)]
                 for run in startable:
-                    if len(self._active) < self.jobs and run.name not in self._active:
+                    if len(self._active) < self.machine.jobs and run.name not in self._active:
                         self._start(run, len(runs))
                 if not startable:
                     break
@@ -133,7 +129,7 @@ class Runner:
             )
         (folder / FAILURE).unlink(missing_ok=True)
         taken = {active.slot for active in self._active.values()}
-        slot = next(i for i in range(self.jobs) if i not in taken)
+        slot = next(i for i in range(self.machine.jobs) if i not in taken)
         active = _Active(run, lock, run.commands(self.root), time.monotonic(), slot)
         self._active[run.name] = active
         how = "continues" if state else "starts"
@@ -144,21 +140,18 @@ class Runner:
         """Begin the next command that is not done, or end the run."""
         folder = self.root / active.run.name
         done = read_json(folder / STATE)["done"]
-        for active.name, command in active.commands:
-            if active.name not in done:
-                active.job = Job(command, folder / LOG, self._environment(active), active.lock)
+        for name, command in active.commands:
+            if name not in done:
+                active.name = name
+                active.job = Job(
+                    command, folder / LOG, self.machine.environment(active.slot), active.lock
+                )
                 return
         result = describe(active.run, self.root, active.began)
         write_json(folder / RESULT, result)
         self.results[active.run.name] = result
         self._end(active)
         self._tell(f"finished  {active.run.name} ({result['seconds']:.0f} s)")
-
-    def _environment(self, active: _Active) -> dict[str, str]:
-        own = {} if "OMP_NUM_THREADS" in os.environ or self.jobs == 1 else {"OMP_NUM_THREADS": "1"}
-        if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[active.slot % len(self.gpus)]
-        return own
 
     def _step(self, active: _Active) -> None:
         """Look after a run."""
