@@ -10,6 +10,9 @@
 #   MODALITY  overlay in configs/modality/, for `make regress`  (the recipe's own: both, or one)
 #   INPUT     table of formulas and ids, for `make predict`
 #   STORE     store that has the patterns of the ids, for `make predict`
+#   SWEEP     sweep, for `make sweep`                   (configs/sweep/lr.yaml)
+#   STUDY     for `make study-…`: mp takes configs/study/…_mp.yaml (the embedded data)
+#   JOBS      runs at a time, for sweeps and studies    (1)
 #   ARGS      anything else, as for `xxact fit`: ARGS="--run runs/mine --trainer.max_steps 5000"
 #   PYTHON    the Python (3.11 or newer) that makes the environment
 #   VENV      the environment
@@ -25,6 +28,9 @@ TARGETS  ?=
 MODALITY ?=
 INPUT    ?=
 STORE    ?=
+SWEEP   ?= configs/sweep/lr.yaml
+STUDY   ?=
+JOBS    ?= 1
 ARGS    ?=
 
 BIN      := $(VENV)/bin
@@ -38,11 +44,12 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data pretrain align regress evaluate predict validate test test-ddp lint format tensorboard clean
+.PHONY: help install data pretrain align regress evaluate predict validate sweep \
+        study-convergence study-representation study-scaling test test-ddp lint format tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; sed -n '/^# Variables/,/^$$/p' Makefile | sed 's/^# \?//'
 
 $(READY): pyproject.toml
@@ -75,6 +82,16 @@ predict: $(READY) ## predict the materials of a table (CKPT=… INPUT=table.csv 
 
 validate: $(READY) ## metrics of a checkpoint on the validation split (CKPT=…)
 	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --ckpt_path $(CKPT) $(ARGS)
+
+sweep: $(READY) $(EMBEDDED) ## search for the best values of any keys (SWEEP=… JOBS=…)
+	$(BIN)/xxact sweep --config $(SWEEP) --jobs $(JOBS) $(ARGS)
+
+study-convergence: $(READY) $(EMBEDDED) ## how much sooner is a pretrained model as good? (STUDY=mp JOBS=…)
+study-representation: $(READY) $(EMBEDDED) ## what do frozen vectors know, before and after pretraining?
+study-scaling: $(READY) $(EMBEDDED) ## error against training size, for either modality and both
+study-convergence study-representation study-scaling: study-%:
+	$(BIN)/xxact study $* --config configs/study/$*$(if $(STUDY),_$(STUDY)).yaml --jobs $(JOBS) $(ARGS)
+	$(BIN)/xxact report $* --study runs/study$(if $(STUDY),_$(STUDY))
 
 test: $(READY) ## run the tests (both cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)
