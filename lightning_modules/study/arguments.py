@@ -58,7 +58,7 @@ def parse(
             help=f"A value in {recipe}.set, as for `xxact fit`; repeatable.",
         )
     values = parser.parse_args(list(args))
-    for assignment in values.pop("set", None) or []:
+    for assignment in (values.pop("set", None) or []) if recipe is not None else []:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: must be KEY=VALUE")

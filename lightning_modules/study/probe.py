@@ -43,8 +43,8 @@ def retrieval(train: Vectors, test: Vectors, formula_key: np.ndarray) -> dict[st
         (train.by_name["composition"], train.by_name["xrd"]),
         (test.by_name["composition"], test.by_name["xrd"]),
     )
-    vectors = (torch.from_numpy(x).float() for x in (fitted, there))
-    found = {"linear_map": recall(*vectors, formula_key)}
+    mapped, true = torch.from_numpy(fitted).float(), torch.from_numpy(there).float()
+    found = {"linear_map": recall(mapped, true, formula_key)}
     if test.projected is not None:
         found["own_projection"] = recall(*test.projected, formula_key)
     return found
