@@ -9,7 +9,7 @@ HELP = """usage: xxact COMMAND …
 
 Data (start at once, without torch):
   prepare prototypes | csv | cif | alexandria    structures -> a store of diffraction lines
-  inspect STORE                                  what a store holds; draws a pattern
+  inspect STORE | PATTERN_FILE                   what it holds; draws a pattern
 
 Training (recipes in configs/, later files and flags win):
   fit       --config RECIPE [--config OVERLAY …] [--run FOLDER] [--resume [auto]] [--key value …]
@@ -17,7 +17,7 @@ Training (recipes in configs/, later files and flags win):
   test      --config RECIPE --ckpt_path CHECKPOINT
 
 Using a trained model (a checkpoint is enough, no recipe):
-  predict   --checkpoint CHECKPOINT --input TABLE.csv [--store STORE] [--output TABLE.csv]
+  predict   --checkpoint CHECKPOINT --input TABLE.csv|FOLDER [--store STORE] [--aligned CHECKPOINT]
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
@@ -82,7 +82,7 @@ def _dispatch(command: str, rest: list[str]) -> int:
         train([command, *rest])
         return 0
     if command == "predict":
-        from lightning_modules.prediction import main as predict
+        from lightning_modules.prediction_table import main as predict
 
         return predict(rest)
     if command == "export":

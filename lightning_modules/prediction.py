@@ -1,17 +1,18 @@
-"""`xxact predict`: a table of formulas, with or without patterns, to predictions with intervals.
+"""Formulas, with or without patterns, to predictions with intervals and evidence.
 
 From Python:
 
     predictor = Predictor("runs/regression/checkpoints/last.ckpt")
-    for row in predictor(["NaCl", "Fe2O3"]):
+    for row in predictor(["NaCl", {"formula": "MnO", "pattern": "MnO.xy", "wavelength": "CuKa"}]):
         print(row["formula"], row["density_predicted"], row["density_low"], row["density_high"])
+
+The command is in `prediction_table.py`.
 
 Shapes: R rows of a chunk, E element slots, L grid points.
 """
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,24 @@ import numpy as np
 import torch
 
 from datamodules import batch as keys
-from datamodules.arguments import ArgumentParser
 from datamodules.batch import Batch
 from datamodules.collection import Collection
 from datamodules.formula import parse_formula
 from datamodules.gather import Gatherer
+from datamodules.measured import Options, convert, read_scan
+from datamodules.measured.scan import parse_wavelength
 from datamodules.rendering import PeakShape, Renderer
 from lightning_modules import checkpoints
+from lightning_modules.evidence import Evidence
 from lightning_modules.regression import Regression
-from lightning_modules.task_callbacks import write_csv
 
 #: What the answer was made from, by the mode that gave it.
 GIVEN = {"both": "composition+xrd", "composition": "composition", "xrd": "xrd"}
-ERROR = "error"
-_SURPLUS = "\0"
+ERROR, WARNINGS = "error", "warnings"
+#: Share of sound pairs of formula and pattern that fit no better, and whether the two contradict.
+AGREEMENT, CONTRADICTION = "agreement", "contradiction"
+#: Where a table's reader puts fields beyond the columns.
+SURPLUS = "\0"
 _VALUES = ("predicted", "low", "high")
 
 
@@ -43,13 +48,20 @@ class _Row:
     given: dict[str, Any]
     elements: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
     fractions: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    pattern: int | None = None
+    stored: int | None = None
+    profile: np.ndarray | None = None
+    warnings: list[str] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
+    @property
+    def has_pattern(self) -> bool:
+        """Whether there is a pattern, from a store or measured."""
+        return self.stored is not None or self.profile is not None
+
     def modes(self) -> list[str]:
         """What can be predicted from, the best first."""
-        has_composition, has_xrd = len(self.elements) > 0, self.pattern is not None
+        has_composition, has_xrd = len(self.elements) > 0, self.has_pattern
         both = ["both"] if has_composition and has_xrd else []
         return both + ["composition"] * has_composition + ["xrd"] * has_xrd
 
@@ -62,9 +74,15 @@ class Predictor:
         stores: Folders of stores in which to look patterns up by id.
         device: `cpu`, `cuda`, … or `auto`.
         batch_size: Rows at a time.
+        aligned: Checkpoint of a calibrated alignment, to tell formulas and patterns that
+            contradict each other.
+        options: How measured patterns are converted; `fwhm` is the model's unless given.
+        folder: What relative paths of patterns start from.
+        axis: What the first column of text files is: "two_theta" or "q".
 
     Raises:
-        ValueError: if the checkpoint is of another task, or a store does not fit its grid.
+        ValueError: if the checkpoint is of another task, a store does not fit its grid, or the
+            alignment has another grid or is not calibrated.
     """
 
     def __init__(
@@ -73,6 +91,10 @@ class Predictor:
         stores: Sequence[str | Path] = (),
         device: str = "auto",
         batch_size: int = 256,
+        aligned: str | Path | None = None,
+        options: Options | None = None,
+        folder: str | Path = ".",
+        axis: str = "two_theta",
     ) -> None:
         task = checkpoints.load_task(checkpoint)
         if not isinstance(task, Regression):
@@ -87,6 +109,17 @@ class Predictor:
         self.batch_size = batch_size
         peaks = checkpoints.read(checkpoint)[checkpoints.KEY].get("peaks", {})
         self._renderer = Renderer(task.grid, PeakShape(**peaks))
+        self._folder, self._axis = Path(folder), axis
+        self._options = options or Options()
+        if self._options.fwhm is None:
+            self._options = replace(self._options, fwhm=self._renderer.shape.fwhm)
+        self._evidence = None if aligned is None else Evidence(aligned, device)
+        if self._evidence is not None:
+            theirs = self._evidence.model.grid
+            if theirs != task.grid or self._evidence.model.peaks != self._renderer.shape:
+                raise ValueError(
+                    f"{aligned}: another grid or other peaks than {checkpoint}; train both on one"
+                )
         self._rows_by_id: dict[str, int] = {}
         self._gatherer: Gatherer | None = None
         if stores:
@@ -105,14 +138,16 @@ class Predictor:
             names += [f"{target}_{x}" for x in (*_VALUES, "unit", "from")]
             for mode in ("composition", "xrd"):
                 names += [f"{target}_{mode}_{x}" for x in _VALUES]
-        return [*names, ERROR]
+        return [*names, AGREEMENT, CONTRADICTION, WARNINGS, ERROR]
 
     def __call__(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Predict rows; a row that cannot be predicted carries its reason in `error`.
 
         Args:
-            rows: Formulas, or mappings with `formula`, `id` (of a store's material, whose pattern
-                is used) or both; other entries are passed through.
+            rows: Formulas, or mappings with `formula` and a pattern, or one of them; other entries
+                are passed through. The pattern is `pattern`, a diffractometer's file (with
+                `wavelength`, where neither it nor the options have one), or `id`, of a store's
+                material.
 
         Returns:
             A dictionary for each row, in their order: what was given, then for each target
@@ -125,23 +160,35 @@ class Predictor:
         for start in range(0, len(sound), self.batch_size):
             self._predict(sound[start : start + self.batch_size])
         return [
-            {**row.given, **dict.fromkeys(self.columns), **row.result, ERROR: row.error}
+            {
+                **row.given,
+                **dict.fromkeys(self.columns),
+                **row.result,
+                WARNINGS: "; ".join(row.warnings),
+                ERROR: row.error,
+            }
             for row in read
         ]
 
     def _read(self, given: dict[str, Any]) -> _Row:
         """Find out what is known of a row."""
         row = _Row(given)
-        formula, name = str(given.get("formula") or "").strip(), str(given.get("id") or "").strip()
+        formula, name, file = (
+            str(given.get(key) or "").strip() for key in ("formula", "id", "pattern")
+        )
         try:
-            if row.given.pop(_SURPLUS, None):
+            if row.given.pop(SURPLUS, None):
                 raise ValueError("the row has more fields than the table has columns")
-            if not formula and not name:
-                raise ValueError("neither a formula nor an id")
+            if not (formula or name or file):
+                raise ValueError("neither a formula nor an id nor a pattern")
+            if name and file:
+                raise ValueError("both an id and a pattern: which pattern is meant?")
             if formula:
                 row.elements, row.fractions = parse_formula(formula)
             if name:
-                row.pattern = self._find(name, row)
+                row.stored = self._find(name, row)
+            if file:
+                self._measure(file, row)
             trained = self.task.modes
             if not any(mode in trained for mode in row.modes()):
                 needed = " and ".join(self.task.modalities)
@@ -149,6 +196,19 @@ class Predictor:
         except ValueError as error:
             row.error = str(error)
         return row
+
+    def _measure(self, file: str, row: _Row) -> None:
+        """Read and convert a measured pattern."""
+        options = self._options
+        if wavelength := str(row.given.get("wavelength") or "").strip():
+            options = replace(options, wavelength=parse_wavelength(wavelength))
+        path = self._folder / file
+        pattern = convert(read_scan(path, self._axis), self.task.grid, options)
+        patch = self.task.backbone.config.patch_points
+        measured = np.isfinite(pattern.profile).reshape(-1, patch).all(axis=1)
+        if not measured.any():
+            raise ValueError(f"{path}: no patch of the model's pattern is measured as a whole")
+        row.profile, row.warnings = pattern.profile, pattern.warnings
 
     def _find(self, name: str, row: _Row) -> int:
         """Row of a pattern in the stores."""
@@ -176,14 +236,9 @@ class Predictor:
         n_points = self.task.grid.n_points
         xrd = torch.zeros(len(rows), n_points, device=self.device)
         measured = torch.zeros(len(rows), n_points, dtype=torch.bool, device=self.device)
-        with_pattern = [b for b, row in enumerate(rows) if row.pattern is not None]
-        if with_pattern:
-            assert self._gatherer is not None
-            numbers = np.array([rows[b].pattern for b in with_pattern])
-            arrays = self._gatherer.gather(numbers) | {keys.INDEX: numbers}
-            lines = {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
+        for found, lines in self._patterns(rows):
             rendered = self._renderer(lines, augment=False)
-            where = torch.tensor(with_pattern, device=self.device)
+            where = torch.tensor(found, device=self.device)
             xrd[where], measured[where] = rendered[keys.XRD], rendered[keys.MEASURED]
         return {
             keys.ELEMENTS: torch.from_numpy(elements).to(self.device),
@@ -193,9 +248,37 @@ class Predictor:
             keys.INDEX: torch.arange(len(rows), device=self.device),
         }
 
+    def _patterns(self, rows: Sequence[_Row]) -> Iterator[tuple[list[int], Batch]]:
+        """Positions of the rows with patterns, and what to render them from."""
+        stored = [b for b, row in enumerate(rows) if row.stored is not None]
+        if stored:
+            assert self._gatherer is not None
+            numbers = np.array([rows[b].stored for b in stored])
+            arrays = self._gatherer.gather(numbers) | {keys.INDEX: numbers}
+            yield stored, {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
+        profiles = {b: row.profile for b, row in enumerate(rows) if row.profile is not None}
+        if profiles:
+            dense = torch.from_numpy(np.stack(list(profiles.values()))).to(self.device)
+            index = torch.arange(len(dense), device=self.device)
+            yield list(profiles), {keys.PROFILE: dense, keys.INDEX: index}
+
+    def _judge(self, rows: Sequence[_Row]) -> None:
+        """Tell which formulas and patterns contradict each other."""
+        pairs = [row for row in rows if len(row.elements) and row.has_pattern]
+        if self._evidence is None or not pairs:
+            return
+        batch = self._batch(pairs)
+        agreement, contradiction = self._evidence(
+            batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
+        )
+        for row, share, flag in zip(pairs, agreement, contradiction, strict=True):
+            row.result[AGREEMENT] = _number(float(share))
+            row.result[CONTRADICTION] = "yes" if flag else "no"
+
     @torch.no_grad()
     def _predict(self, rows: Sequence[_Row]) -> None:
         """Fill in the rows' results, mode by mode."""
+        self._judge(rows)
         targets = self.task.targets
         for m, mode in enumerate(self.task.modes):
             chosen = [row for row in rows if mode in row.modes()]
@@ -222,75 +305,3 @@ class Predictor:
 def _number(value: float) -> float | None:
     """Six digits, as many as float32 has; None for NaN."""
     return None if value != value else float(f"{value:.6g}")
-
-
-def read_table(path: Path, added: Sequence[str]) -> list[dict[str, Any]]:
-    """Read a CSV with a `formula` or an `id` column.
-
-    Args:
-        path: The file.
-        added: Columns that predictions will add; the table must not have them.
-
-    Raises:
-        ValueError: if the file cannot be read, lacks both columns or has a column twice or no rows.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey=_SURPLUS, strict=True)
-            header = list(reader.fieldnames or [])
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV table in UTF-8 ({error})") from error
-    if not {"formula", "id"} & set(header):
-        raise ValueError(
-            f"{path}: has columns {', '.join(header) or 'none'}; needs `formula`, `id` (of a "
-            "store's material) or both"
-        )
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path}: a column is named twice in {', '.join(header)}")
-    if taken := sorted(set(header) & set(added)):
-        raise ValueError(f"{path}: column {taken[0]} has the name of a result; rename it")
-    if not rows:
-        raise ValueError(f"{path}: has no rows")
-    return rows
-
-
-def main(args: Sequence[str]) -> int:
-    """Run `xxact predict`."""
-    parser = ArgumentParser(
-        prog="xxact predict",
-        description="Predict properties of the materials in a table; rows keep their order.",
-    )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of a regression run")
-    parser.add_argument(
-        "--input",
-        type=Path,
-        required=True,
-        help="CSV with a column formula, id (of a store), or both",
-    )
-    parser.add_argument("--output", type=Path, help="CSV to write (default: INPUT.predictions.csv)")
-    parser.add_argument(
-        "--store",
-        action="append",
-        default=[],
-        help="store with the patterns of the ids; repeatable",
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
-    parser.add_argument("--batch_size", type=int, default=256, help="rows at a time (256)")
-    given = parser.parse_args(args)
-    output: Path = given.output or given.input.with_suffix(".predictions.csv")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; delete it or choose another with --output")
-    predictor = Predictor(given.checkpoint, given.store, given.device, given.batch_size)
-    rows = predictor(read_table(given.input, predictor.columns))
-    write_csv(output, rows)
-    failed = sum(bool(row[ERROR]) for row in rows)
-    print(f"{output}: {len(rows) - failed} of {len(rows)} rows predicted", end="")
-    print(f"; {failed} failed, see the column {ERROR!r}" if failed else "")
-    if predictor.task.targets.conformal.isnan().all():
-        print(
-            "no intervals: the run was not calibrated (it did not end, or has no calibration split)"
-        )
-    return 0

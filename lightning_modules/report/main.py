@@ -9,7 +9,10 @@ from datamodules.arguments import ArgumentParser
 
 STUDIES = ("convergence", "representation", "scaling")
 #: Reports that another module makes, with arguments of its own.
-OTHERS = {"robustness": "lightning_modules.robustness"}
+OTHERS = {
+    "evidence": "lightning_modules.evidence_calibration",
+    "robustness": "lightning_modules.robustness",
+}
 
 
 def main(args: Sequence[str]) -> int:
