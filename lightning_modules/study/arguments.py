@@ -58,7 +58,8 @@ def parse(
             help=f"A value in {recipe}.set, as for `xxact fit`; repeatable.",
         )
     values = parser.parse_args(list(args))
-    for assignment in (values.pop("set", None) or []) if recipe is not None else []:
+    for assignment in values.pop("set", None) or []:
+        assert recipe is not None
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: must be KEY=VALUE")
