@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.grid import Grid
+from lightning_modules.backbone.linear import Linear
 from lightning_modules.backbone.transformer import CrossAttentionBlock
 from lightning_modules.backbone.xrd import PatchPosition
 
@@ -36,12 +37,12 @@ class MaskedPatchDecoder(nn.Module):
         layers: int,
     ) -> None:
         super().__init__()
-        self.memory = nn.Linear(memory_width, width)
+        self.memory = Linear(memory_width, width)
         self.position = PatchPosition(grid, patch_points, width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(CrossAttentionBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.points = nn.Linear(width, patch_points)
+        self.points = Linear(width, patch_points)
         # Most of a pattern is near zero: start there.
         nn.init.normal_(self.points.weight, std=0.02)
         nn.init.zeros_(self.points.bias)

@@ -6,6 +6,7 @@ Shapes: B batch, E element slots (0-padded), D width.
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.backbone.linear import Linear
 from lightning_modules.backbone.transformer import SelfAttentionBlock, fourier_features
 
 #: Atomic numbers 1..118; 0 is padding.
@@ -33,7 +34,7 @@ class CompositionEncoder(nn.Module):
     def __init__(self, width: int, heads: int, layers: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.element = nn.Embedding(N_ELEMENTS, width, padding_idx=0)
-        self.fraction = nn.Linear(2 * _FEATURES, width)
+        self.fraction = Linear(2 * _FEATURES, width)
         self.summary = nn.Parameter(torch.randn(width) * 0.02)
         self.absent = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(

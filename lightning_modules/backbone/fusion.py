@@ -6,6 +6,7 @@ Shapes: B batch, S composition tokens, T pattern tokens, D width.
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.backbone.linear import Linear
 from lightning_modules.backbone.transformer import CrossAttentionBlock
 
 
@@ -41,7 +42,7 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, width) * 0.02)
         self.block = CrossAttentionBlock(width, heads, dropout)
-        self.projection = nn.Linear(queries * width, width)
+        self.projection = Linear(queries * width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens_BSD: Tensor, mask_BS: Tensor) -> Tensor:

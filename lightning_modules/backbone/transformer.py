@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_modules.backbone.linear import Linear
+
 
 class Attention(nn.Module):
     """Multi-head attention of one set of tokens to another (or to itself).
@@ -21,9 +23,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.output = Linear(width, width)
 
     def forward(self, tokens_BSD: Tensor, context_BTD: Tensor, mask: Tensor | None) -> Tensor:
         """Attend from `tokens_BSD` to `context_BTD`.
@@ -41,14 +43,28 @@ class Attention(nn.Module):
         t = context_BTD.shape[1]
         query = self.query(tokens_BSD).view(b, s, self.heads, -1).transpose(1, 2)
         key, value = self.key_value(context_BTD).view(b, t, 2, self.heads, -1).unbind(2)
-        attended = F.scaled_dot_product_attention(
+        attended = attend(
             query,
             key.transpose(1, 2),
             value.transpose(1, 2),
-            attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
+            None if mask is None else mask[:, None, None, :],
+            self.dropout if self.training else 0.0,
         )
         return self.output(attended.transpose(1, 2).reshape(b, s, d))
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """`scaled_dot_product_attention`, (B, H, S, D / H); in float32 on a CPU.
+
+    There torch's backward kernel takes five to fifteen times longer in bfloat16.
+    """
+    if query.device.type != "cpu" or query.dtype == torch.float32:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = query.float(), key.float(), value.float()
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
 class FeedForward(nn.Sequential):
@@ -62,7 +78,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout)
+            Linear(width, hidden), nn.GELU(), Linear(hidden, width), nn.Dropout(dropout)
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.grid import Grid
+from lightning_modules.backbone.linear import Linear
 from lightning_modules.backbone.transformer import SelfAttentionBlock, fourier_features
 
 _FEATURES = 64
@@ -76,7 +77,7 @@ class PatchPosition(nn.Module):
         )
         # Follows from the grid, which the checkpoint holds in words.
         self.register_buffer("features_NF", features_NF, persistent=False)
-        self.projection = nn.Linear(2 * _FEATURES, width)
+        self.projection = Linear(2 * _FEATURES, width)
 
     def forward(self, indices_BK: Tensor) -> Tensor:
         """Encode the patches of numbers (B, K): (B, K, width)."""
@@ -106,9 +107,7 @@ class XRDEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.patch_points = patch_points
-        self.stem = nn.Sequential(
-            nn.Linear(patch_points, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.stem = nn.Sequential(Linear(patch_points, width), nn.GELU(), Linear(width, width))
         self.position = PatchPosition(grid, patch_points, width)
         self.unseen = nn.Parameter(torch.randn(width) * 0.02)
         self.summary = nn.Parameter(torch.randn(width) * 0.02)
