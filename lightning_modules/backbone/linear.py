@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 
 def _find_kernel() -> Any:
-    """Find oneDNN's linear layer, which torch has on x86 (for its compiler, hence the underscore)."""
+    """Find oneDNN's linear layer, which torch has for its compiler (hence the underscore)."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.enabled:
         return None
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
