@@ -1,0 +1,133 @@
+"""Averages of the weights start from the weights that training starts from."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+
+from datamodules.xrd_datamodule import XRDDataModule
+from lightning_modules import checkpoints
+from lightning_modules.averaging import EMAWeights
+from lightning_modules.backbone import BackboneConfig
+from lightning_modules.base import OptimizerConfig
+from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.regression import Regression
+from tests.factories import make_store
+from tests.lightning_modules.batches import GRID
+
+BACKBONE = BackboneConfig(
+    width=16, heads=2, composition_layers=1, xrd_layers=1, fusion_layers=1, patch_points=10
+)
+
+
+class Seen(Callback):
+    """A weight of the backbone and the target's mean, as each validation finds them."""
+
+    def __init__(self) -> None:
+        self.weight: list[torch.Tensor] = []
+        self.mean: list[float] = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Regression, *_: object
+    ) -> None:  # type: ignore[override]  # noqa: E501
+        self.weight.append(next(pl_module.backbone.parameters()).detach().clone())
+        self.mean.append(float(pl_module.targets.mean[0]))
+
+
+def trainer(folder: Path, callbacks: list[Callback], steps: int) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder,
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=1,
+        val_check_interval=1,
+        limit_val_batches=1,
+        callbacks=callbacks,
+    )
+
+
+def data(folder: Path, *targets: str) -> XRDDataModule:
+    if not folder.exists():
+        make_store(folder, 64)
+    return XRDDataModule(
+        [str(folder)], list(targets), global_batch_size=8, grid=GRID, augment=False
+    )
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    task = MaskedXRD(BACKBONE, GRID, OptimizerConfig(), decoder_width=16, decoder_layers=1)
+    run = trainer(tmp_path, [], 1)
+    run.fit(task, data(tmp_path / "store"))
+    run.save_checkpoint(tmp_path / "pretrained.ckpt")
+    return tmp_path / "pretrained.ckpt"
+
+
+def fit(
+    folder: Path,
+    start: Path,
+    average: EMAWeightAveraging,
+    steps: int = 2,
+    resume: str | None = None,
+) -> tuple[Seen, L.Trainer]:
+    torch.manual_seed(1)
+    task = Regression(
+        ["formation_energy"],
+        BACKBONE,
+        GRID,
+        OptimizerConfig(learning_rate=0.1),
+        init_from=str(start),
+    )
+    seen = Seen()
+    run = trainer(folder, [average, seen], steps)
+    run.fit(task, data(folder / "store", "formation_energy"), ckpt_path=resume, weights_only=True)
+    return seen, run
+
+
+def test_validation_before_the_first_average_sees_the_initial_weights(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    weights = checkpoints.read(pretrained)["state_dict"]
+    first = next(iter(weights[k] for k in weights if k.startswith("backbone.")))
+    seen, _ = fit(tmp_path, pretrained, EMAWeights(0.5, update_starting_at_step=10))
+    # The sanity check and two validations, all before step 10.
+    assert len(seen.weight) == 3
+    for weight, mean in zip(seen.weight, seen.mean, strict=True):
+        torch.testing.assert_close(weight, first, rtol=0, atol=0)
+        assert mean != 0.0
+    # What is mended: if this fails, Lightning has mended it, and `EMAWeights` can go.
+    stale, _ = fit(tmp_path, pretrained, EMAWeightAveraging(decay=0.5, update_starting_at_step=10))
+    assert not torch.equal(stale.weight[0], first)
+    assert stale.mean[0] == 0.0
+
+
+def test_averages_follow_the_weights_from_the_initial_ones(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    seen, _ = fit(tmp_path, pretrained, EMAWeights(0.0), steps=3)
+    plain, _ = fit(tmp_path, pretrained, EMAWeights(0.9), steps=3)
+    # Without memory the average is the last weights; with it, it lags behind.
+    assert torch.equal(seen.weight[0], plain.weight[0])
+    begin = plain.weight[0]
+    assert (plain.weight[3] - begin).norm() < 0.9 * (seen.weight[3] - begin).norm()
+
+
+def test_a_resumed_run_keeps_its_averages(pretrained: Path, tmp_path: Path) -> None:
+    whole, _ = fit(tmp_path, pretrained, EMAWeights(0.9), steps=4)
+    _, half = fit(tmp_path, pretrained, EMAWeights(0.9), steps=2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    rest, _ = fit(
+        tmp_path, pretrained, EMAWeights(0.9), steps=4, resume=str(tmp_path / "half.ckpt")
+    )
+    torch.testing.assert_close(rest.weight[-1], whole.weight[-1], rtol=0, atol=0)
+
+
+def test_a_decay_that_forgets_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"decay is 1\.0"):
+        EMAWeights(1.0)

@@ -1,0 +1,90 @@
+"""Probes find what is there, and nothing where nothing is."""
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_modules.study.probe import recall
+from lightning_modules.study.probes import crystal_system, judge, linear_map, map_2d
+
+
+def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors, a label that is linear in them, and classes by its sign."""
+    x = np.random.default_rng(seed).normal(size=(n, 6))
+    y = x @ np.array([1.0, -2.0, 0.5, 0.0, 0.0, 0.0])
+    return x, y, (y > 0).astype(float)
+
+
+def formulas(n: int) -> np.ndarray:
+    return np.array([f"F{i // 2}" for i in range(n)])
+
+
+def test_a_label_in_the_vector_is_found_and_noise_is_not() -> None:
+    (x, y, _), (x_v, y_v, _), (x_t, y_t, _) = (data(n, i) for i, n in enumerate((400, 100, 100)))
+    y_t[::10] = np.nan
+    found = judge((x, y), (x_v, y_v), (x_t, y_t), formulas(100), classify=False)
+    there = np.isfinite(y_t)
+    assert found["linear"]["error"] < 0.01
+    assert found["linear"]["n"] == 90
+    assert found["linear"]["error"] < found["neighbours"]["error"] < found["constant"]["error"]
+    median = np.abs(y_t[there] - np.median(y)).mean()
+    assert found["constant"]["error"] == pytest.approx(median)
+    for probe in found.values():
+        assert probe["low"] < probe["error"] < probe["high"]
+    noise = np.random.default_rng(9).normal(size=(400, 6))
+    blind = judge((noise, y), (x_v, y_v), (x_t, y_t), formulas(100), classify=False)
+    assert blind["linear"]["error"] > 0.8 * blind["constant"]["error"]
+
+
+def test_classes_are_judged_by_wrong_answers() -> None:
+    (x, _, c), (x_v, _, c_v), (x_t, _, c_t) = (data(n, i) for i, n in enumerate((300, 80, 80)))
+    found = judge((x, c), (x_v, c_v), (x_t, c_t), formulas(80), classify=True)
+    assert found["linear"]["error"] < 0.1
+    most = float(np.mean(c) > 0.5)
+    assert found["constant"]["error"] == pytest.approx(np.mean(c_t != most))
+
+
+def test_the_test_split_chooses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y, _), (x_v, y_v, _), (x_t, y_t, _) = (data(n, i) for i, n in enumerate((60, 40, 40)))
+    first = judge((x, y), (x_v, y_v), (x_t, y_t), formulas(40), classify=False)
+    half = judge((x, y), (x_v, y_v), (x_t[:20], y_t[:20]), formulas(20), classify=False)
+    other = judge((x, y), (x_v, y_v), (x_t[20:], y_t[20:]), formulas(20), classify=False)
+    for name in first:
+        assert first[name]["error"] == pytest.approx(
+            (half[name]["error"] + other[name]["error"]) / 2
+        )
+
+
+def test_crystal_systems_begin_at_their_first_space_group() -> None:
+    groups = np.array([1, 2, 3, 15, 16, 74, 75, 142, 143, 167, 168, 194, 195, 230])
+    np.testing.assert_array_equal(crystal_system(groups), np.repeat(np.arange(7.0), 2))
+    assert np.isnan(crystal_system(np.array([np.nan, 0.0]))).all()
+
+
+def test_recall_counts_materials_of_the_same_formula_as_found() -> None:
+    first = torch.eye(4)
+    second = torch.eye(4)[[1, 0, 2, 3]]  # 0 and 1 are mixed up
+    different = recall(first, second, np.arange(4))
+    assert different["composition_to_xrd/recall_at_1"] == 0.5
+    assert different["xrd_to_composition/recall_at_5"] == 1.0
+    assert different["pool_size"] == 4
+    assert recall(first, second, np.array([7, 7, 8, 9]))["composition_to_xrd/recall_at_1"] == 1.0
+
+
+def test_a_linear_map_brings_the_modalities_together() -> None:
+    rng = np.random.default_rng(0)
+    source, mixing = rng.normal(size=(300, 5)), rng.normal(size=(5, 8))
+    target = source @ mixing
+    mapped, true = linear_map((source[:250], target[:250]), (source[250:], target[250:]))
+    assert (np.argmax(mapped @ true.T, axis=1) == np.arange(50)).mean() > 0.9
+    np.testing.assert_allclose(np.linalg.norm(mapped, axis=1), 1.0)
+
+
+def test_a_map_keeps_neighbours_together() -> None:
+    rng = np.random.default_rng(0)
+    centres = 20 * rng.normal(size=(3, 10))
+    vectors = np.concatenate([c + rng.normal(size=(20, 10)) for c in centres])
+    placed = map_2d(vectors)
+    group = np.repeat(np.arange(3), 20)
+    distance = np.linalg.norm(placed[:, None] - placed, axis=2) + 1e9 * np.eye(60)
+    assert (group[distance.argmin(axis=1)] == group).all()
