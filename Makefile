@@ -13,6 +13,8 @@
 #   SWEEP     sweep, for `make sweep`                   (configs/sweep/lr.yaml)
 #   STUDY     for `make study-…`: mp takes configs/study/…_mp.yaml (the embedded data)
 #   JOBS      runs at a time, for sweeps and studies    (1)
+#   LAB       folder of measured patterns, for `make adapt`; LABELS: table of their formulas;
+#             LAB_ARGS: such as "--wavelength CuKa"
 #   ARGS      anything else, as for `xxact fit`: ARGS="--run runs/mine --trainer.max_steps 5000"
 #   PYTHON    the Python (3.11 or newer) that makes the environment
 #   VENV      the environment
@@ -44,7 +46,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data pretrain align regress evaluate predict validate sweep \
+.PHONY: help install data pretrain align regress adapt evaluate predict validate sweep \
         study-convergence study-representation study-scaling test test-ddp lint format tensorboard clean
 
 help: ## print this
@@ -72,6 +74,12 @@ align: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by contrasti
 
 regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.init_args.init_from …")
 	$(BIN)/xxact fit --config configs/regression.yaml $(REGRESSED) $(ARGS)
+
+adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table.csv [CKPT=…] [CONFIG=…])
+	test -d data/lab || $(BIN)/xxact prepare patterns $(LAB) $(if $(LABELS),--labels $(LABELS)) $(LAB_ARGS) --output data/lab
+	$(BIN)/xxact fit --config $(if $(filter file,$(origin CONFIG)),configs/pretrain_both.yaml,$(CONFIG)) \
+	  --config configs/augmentation/measured.yaml --config configs/data/lab.yaml \
+	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_args.init_from $(CKPT)) $(ARGS)
 
 evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)
 	$(BIN)/xxact test --config $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml \

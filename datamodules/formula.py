@@ -43,6 +43,24 @@ def parse_formula(text: str) -> tuple[np.ndarray, np.ndarray]:
     return elements, (counts / counts.sum()).astype(np.float32)
 
 
+def whole_amounts(fractions: np.ndarray, most: int = 12) -> np.ndarray | None:
+    """Smallest whole numbers in the proportions of some fractions, shape (n,), float64.
+
+    Args:
+        fractions: Atomic fractions, (n,).
+        most: Atoms of the rarest element at most.
+
+    Returns:
+        None if there are no such numbers within 2 %.
+    """
+    for rarest in range(1, most + 1):
+        amounts = np.asarray(fractions, np.float64) / np.min(fractions) * rarest
+        if np.abs(amounts - amounts.round()).max() < 0.02:
+            whole: np.ndarray = amounts.round()
+            return whole
+    return None
+
+
 def _parse(part: str, text: str) -> dict[int, float]:
     """Amounts by atomic number of a formula without dots; `text` is for messages."""
     if not part:

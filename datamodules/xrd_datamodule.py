@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.augmentation import Augmentation
 from datamodules.batch import Batch
@@ -42,6 +42,8 @@ class XRDDataModule(L.LightningDataModule):
         seed: Seed of order, masks and augmentation.
         max_elements: Element slots of a material, E.
         shuffle: Whether training permutes the materials in each epoch.
+        repeat: How many times an epoch serves the training materials of a store, by its folder: for
+            a few measured patterns among many simulated ones.
     """
 
     def __init__(
@@ -59,12 +61,19 @@ class XRDDataModule(L.LightningDataModule):
         seed: int = 0,
         max_elements: int = 12,
         shuffle: bool = True,
+        repeat: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
         if num_workers < 0:
             raise ValueError(f"num_workers is {num_workers}; give 0 or more")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}; give a share above 0 and at most 1")
+        for folder, times in (repeat or {}).items():
+            if times < 1:
+                raise ValueError(f"repeat: {folder} is served {times} times; give at least 1")
+            if folder not in [str(store) for store in stores]:
+                rank_zero_warn(f"data.repeat: {folder} is none of data.stores; it has no effect")
+        self._repeat = [(repeat or {}).get(str(store), 1) for store in stores]
         check_world_size(global_batch_size, 1)
         self.target_names = list(targets or [])
         self.global_batch_size = global_batch_size
@@ -103,7 +112,7 @@ class XRDDataModule(L.LightningDataModule):
         return [self.collection.units[name] for name in self.target_names]
 
     def rows(self, split: str) -> np.ndarray:
-        """Rows of a split in the concatenated stores, shape (n,), ascending.
+        """Rows of a split in the concatenated stores, shape (n,), ascending; repeated as told.
 
         Args:
             split: "train", "validation", "calibration", "test" or "all".
@@ -120,6 +129,10 @@ class XRDDataModule(L.LightningDataModule):
                 self._rows["train"] = keep_fraction(
                     train, formulas[train], self.fraction, self.split.seed
                 )
+            if any(times > 1 for times in self._repeat):
+                lengths = [len(store) for store in self.collection.stores]
+                times = np.repeat(self._repeat, lengths)[self._rows["train"]]
+                self._rows["train"] = np.repeat(self._rows["train"], times)
         if split == "all":
             return np.arange(len(self.collection))
         assert split in SPLITS, split

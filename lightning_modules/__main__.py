@@ -9,6 +9,7 @@ HELP = """usage: xxact COMMAND …
 
 Data (start at once, without torch):
   prepare prototypes | csv | cif | alexandria    structures -> a store of diffraction lines
+  prepare patterns FOLDER                        measured patterns -> a store of profiles
   inspect STORE | PATTERN_FILE                   what it holds; draws a pattern
 
 Training (recipes in configs/, later files and flags win):

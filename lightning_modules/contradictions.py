@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from datamodules.elements import ATOMIC_NUMBERS
+from datamodules.formula import whole_amounts
 
 Composition = tuple[np.ndarray, np.ndarray]
 """Atomic numbers, ascending, and fractions; (n,) each."""
@@ -33,7 +34,6 @@ _SIMILAR = {
     for family in FAMILIES
     for symbol in family.split()
 }
-_MOST_ATOMS = 12
 
 
 def _ordered(elements: np.ndarray, fractions: np.ndarray) -> Composition:
@@ -72,7 +72,7 @@ def altered_stoichiometry(
 ) -> Composition | None:
     """One atom of a formula unit more or less; None for elements and large formula units."""
     elements, fractions = composition
-    counts = atom_counts(fractions)
+    counts = whole_amounts(fractions)
     if counts is None or len(elements) < 2:
         return None
     changes = [
@@ -84,15 +84,6 @@ def altered_stoichiometry(
         altered = changed / changed.sum()
         if np.abs(altered - fractions).max() > 1e-3:
             return _ordered(elements, altered)
-    return None
-
-
-def atom_counts(fractions: np.ndarray) -> np.ndarray | None:
-    """Smallest whole numbers in these proportions; None if one needs over twelve of the rarest."""
-    for rarest in range(1, _MOST_ATOMS + 1):
-        counts = np.asarray(fractions, float) / fractions.min() * rarest
-        if np.abs(counts - counts.round()).max() < 0.02:
-            return counts.round()
     return None
 
 

@@ -116,6 +116,8 @@ def _parser() -> ArgumentParser:
         help="keys of an entry's data (default: e_form, band_gap_ind, e_above_hull)",
     )
     kind.set_defaults(source=_alexandria)
+    # Has options of its own: `main` turns to it before this parser does.
+    kinds.add_parser("patterns", add_help=False, help="measured patterns; see its own --help")
     return parser
 
 
@@ -221,6 +223,10 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit status: 0, 2 after a user's mistake, 130 after an interrupt.
     """
+    if argv[:1] == ["patterns"]:
+        from datamodules.prepare.patterns import main as prepare_patterns
+
+        return prepare_patterns(argv[1:])
     arguments = _parser().parse_args(argv)
     build: Callable[[argparse.Namespace], Source] = arguments.source
     try:
