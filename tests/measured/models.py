@@ -1,0 +1,38 @@
+"""Small untrained models as checkpoints: what they say is arbitrary, but definite."""
+
+from pathlib import Path
+
+import torch
+
+from datamodules.grid import Grid
+from datamodules.peaks import PeakShape
+from lightning_modules import checkpoints
+from lightning_modules.backbone import BackboneConfig
+from lightning_modules.base import Task
+from lightning_modules.contrastive import Contrastive
+from lightning_modules.regression import Regression
+
+GRID = Grid(step=0.1)
+SMALL = BackboneConfig(width=16, heads=2, composition_layers=1, xrd_layers=1)
+PEAKS = PeakShape(fwhm=0.4)
+
+
+def save(task: Task, path: Path) -> Path:
+    described = checkpoints.describe(task) | {"peaks": checkpoints.plain(PEAKS)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.write(path, {checkpoints.KEY: described, "state_dict": task.state_dict()})
+    return path
+
+
+def regression(path: Path, *targets: str, calibrated: bool = True) -> Path:
+    torch.manual_seed(0)
+    task = Regression(targets or ("formation_energy",), SMALL, GRID)
+    task.targets.units = ["eV/atom"] * len(task.targets.names)
+    if calibrated:
+        task.targets.conformal.fill_(2.0)
+    return save(task, path)
+
+
+def aligned(path: Path) -> Path:
+    torch.manual_seed(0)
+    return save(Contrastive(SMALL, GRID, embedding_width=8), path)

@@ -1,0 +1,242 @@
+"""Predictions from files of diffractometers, and the flag for contradictions."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.measured import Options
+from datamodules.measured.scan import parse_wavelength
+from lightning_modules.__main__ import main
+from lightning_modules.contradictions import KINDS
+from lightning_modules.evidence import AlignedModel, Calibration, Evidence, calibration_path
+from lightning_modules.evidence_calibration import auc
+from lightning_modules.prediction import Predictor
+from tests.factories import make_material, make_store
+from tests.measured import models
+from tests.measured.patterns import angles, counts, write, xy
+
+FORMULA = make_material(4).formula
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    x = angles()
+    write(folder, "xrdml", x, counts(x)).rename(folder / f"{FORMULA}_a.xrdml")
+    (folder / f"{FORMULA}-b.xy").write_bytes(xy(x, counts(x)))
+    (folder / "amorphous.ras").write_bytes(b"*RAS_INT_START\n")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return models.regression(tmp_path / "regression.ckpt", "formation_energy", "band_gap")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_of_pattern_files_is_predicted_relative_to_the_table(
+    folder: Path, checkpoint: Path
+) -> None:
+    table = folder / "table.csv"
+    table.write_text(
+        "formula,pattern,wavelength\n"
+        f"{FORMULA},{FORMULA}_a.xrdml,\n"
+        f"{FORMULA},{FORMULA}-b.xy,CuKa\n"
+        f",{FORMULA}_a.xrdml,\n"
+        f"{FORMULA},{FORMULA}-b.xy,\n"
+        f"{FORMULA},none.xy,CuKa\n"
+        f"{FORMULA},amorphous.ras,\n"
+        f"{FORMULA},,\n"
+    )
+    assert main(["predict", f"--checkpoint={checkpoint}", f"--input={table}"]) == 0
+    rows = read(folder / "table.predictions.csv")
+    assert [row["formation_energy_from"] for row in rows] == [
+        "composition+xrd", "composition+xrd", "xrd", "", "", "", "composition",
+    ]  # fmt: skip
+    assert "wavelength is unknown" in rows[3]["error"]
+    assert "no such file" in rows[4]["error"]
+    assert "have no end" in rows[5]["error"]
+    # One pattern, two formats: the doublet's mean is the same to 1e-5 Å.
+    for name in ("formation_energy_predicted", "band_gap_xrd_low"):
+        assert float(rows[0][name]) == pytest.approx(float(rows[1][name]), abs=2e-3)
+    assert rows[2]["formation_energy_predicted"] == rows[0]["formation_energy_xrd_predicted"]
+    assert (
+        rows[0]["formation_energy_composition_predicted"] == rows[6]["formation_energy_predicted"]
+    )
+    assert rows[0]["formation_energy_predicted"] != rows[6]["formation_energy_predicted"]
+    assert rows[0]["contradiction"] == ""
+
+
+def test_a_folder_of_patterns_is_predicted_with_formulas_from_their_names(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", f"--checkpoint={checkpoint}", f"--input={folder}", "--wavelength=CuKa"]
+    assert main([*command, "--formula_from_name"]) == 0
+    rows = {row["pattern"]: row for row in read(folder.with_suffix(".predictions.csv"))}
+    assert set(rows) == {f"{FORMULA}_a.xrdml", f"{FORMULA}-b.xy", "amorphous.ras"}
+    assert rows[f"{FORMULA}-b.xy"]["formation_energy_from"] == "composition+xrd"
+    assert "unknown element" in rows["amorphous.ras"]["error"] or rows["amorphous.ras"]["error"]
+    assert "no guarantee" in capsys.readouterr().out
+    assert main([*command, f"--output={folder.parent / 'second.csv'}"]) == 0
+    assert read(folder.parent / "second.csv")[1]["formation_energy_from"] == "xrd"
+
+
+def test_a_measured_pattern_is_predicted_like_its_simulation(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    make_store(store, 8)
+    options = Options(background=False, wavelength=parse_wavelength("CuKa"))
+    predictor = Predictor(checkpoint, [store], options=options, folder=folder)
+    simulated, measured, other = predictor(
+        [{"id": make_material(4).id}, {"pattern": f"{FORMULA}-b.xy"}, {"id": make_material(6).id}]
+    )
+    name = "formation_energy_predicted"
+    assert abs(simulated[name] - measured[name]) < 0.4 * abs(simulated[name] - other[name])
+
+
+def test_a_doubtful_pattern_is_predicted_with_its_warnings(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    x = angles(10, 35)
+    (tmp_path / "short.xy").write_bytes(xy(x, counts(x)))
+    row = {"pattern": "short.xy", "wavelength": "CuKa"}
+    (found,) = Predictor(checkpoint, folder=tmp_path)([row])
+    assert "only 25.1°" in found["warnings"]
+    assert found["error"] == ""
+    assert found["formation_energy_low"] < found["formation_energy_high"]
+
+
+@pytest.fixture
+def aligned(tmp_path: Path) -> tuple[Path, Path]:
+    store = tmp_path / "evidence_store"
+    make_store(store, 600)
+    return models.aligned(tmp_path / "aligned.ckpt"), store
+
+
+def calibrate(checkpoint: Path, store: Path, *more: str) -> int:
+    return main(["report", "evidence", f"--checkpoint={checkpoint}", f"--store={store}", *more])
+
+
+def test_the_evidence_is_calibrated_on_held_out_pairs_of_every_kind(
+    aligned: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, store = aligned
+    augmentation = Path(__file__).parents[2] / "configs/augmentation/measured.yaml"
+    assert calibrate(checkpoint, store, f"--augmentation={augmentation}") == 0
+    found = Calibration.load(checkpoint)
+    assert set(found.kinds) == {"sound", "shuffled", *KINDS}
+    assert found.scores == sorted(found.scores)
+    for kind in KINDS:
+        assert 0 <= found.kinds[kind]["auc"] <= 1
+        assert found.kinds[kind]["n"] > 10
+    assert "stoichiometry" in capsys.readouterr().out
+    # A p-value: uniform on the pairs that it was made of.
+    agreement = found.agreement(np.array(found.scores))
+    assert np.mean(agreement <= 0.5) == pytest.approx(0.5, abs=0.1)
+    assert found.agreement(np.array([-1e9]))[0] == 1 / (1 + len(found.scores))
+
+
+def test_a_pair_is_flagged_when_it_scores_below_the_sound_ones(
+    aligned: tuple[Path, Path], folder: Path, checkpoint: Path
+) -> None:
+    model, store = aligned
+    assert calibrate(model, store) == 0
+    path = calibration_path(model)
+    content = json.loads(path.read_text())
+    rows = [{"formula": FORMULA, "pattern": f"{FORMULA}_a.xrdml"}, {"formula": "NaCl"}]
+    for scores, expected in (([1e6] * 99, "yes"), ([-1e6] * 99, "no")):
+        path.write_text(json.dumps(content | {"scores": scores}))
+        pair, alone = Predictor(checkpoint, aligned=model, folder=folder)(rows)
+        assert pair["contradiction"] == expected
+        assert pair["agreement"] == (0.01 if expected == "yes" else 1.0)
+        assert alone["contradiction"] is None
+
+
+def test_evidence_without_or_with_a_foreign_calibration_is_refused(
+    aligned: tuple[Path, Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    model, store = aligned
+    with pytest.raises(ValueError, match=r"not calibrated; run `xxact report evidence"):
+        Evidence(model)
+    with pytest.raises(ValueError, match="does not align"):
+        AlignedModel(checkpoint)
+    assert calibrate(model, store) == 0
+    model.write_bytes(model.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="another checkpoint"):
+        Evidence(model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_compositions_differ_as_they_should(kind: str) -> None:
+    random = np.random.default_rng(0)
+    made = 0
+    for number in range(60):
+        material = make_material(number)
+        right = material.elements, material.fractions
+        wrong = KINDS[kind](right, random)
+        if wrong is None:
+            continue
+        made += 1
+        elements, fractions = wrong
+        assert fractions.sum() == pytest.approx(1.0, abs=1e-5)
+        assert (np.diff(elements.astype(int)) > 0).all()
+        common = len(set(elements.tolist()) & set(right[0].tolist()))
+        if kind == "stoichiometry":
+            assert common == len(elements)
+            assert np.abs(fractions - right[1]).max() > 1e-3
+        else:
+            assert common == len(elements) - 1
+            assert sorted(fractions) == pytest.approx(sorted(right[1]))
+    assert made > 20
+
+
+def test_auc_counts_ties_half() -> None:
+    assert auc(np.array([1.0, 2.0]), np.array([0.0, 1.0])) == pytest.approx(0.875)
+    assert auc(np.array([0.0]), np.array([0.0])) == 0.5
+
+
+def test_robustness_is_reported_for_several_models(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    make_store(store, 300)
+    other = models.regression(tmp_path / "other.ckpt", "formation_energy", "volume_per_atom")
+    output = tmp_path / "robustness"
+    command = [
+        "report", "robustness", f"--checkpoint=one={checkpoint}", f"--checkpoint=two={other}",
+        f"--store={store}", f"--output={output}",
+    ]  # fmt: skip
+    assert main(command) == 0
+    assert "coverage" in capsys.readouterr().out
+    rows = json.loads((output / "numbers.json").read_text())["rows"]
+    changes = {row["change"] for row in rows}
+    assert changes == {
+        "none", "noise", "width", "zero_shift", "strain", "jitter", "impurity", "window",
+        "background",
+    }  # fmt: skip
+    plain = {
+        (row["model"], row["given"], row["target"]): row["mae"]
+        for row in rows
+        if row["change"] == "none"
+    }
+    # Every change reaches the model, and the composition alone is judged once.
+    for change in changes - {"none"}:
+        given = [r for r in rows if r["change"] == change]
+        assert {row["given"] for row in given} == {"both", "xrd"}
+        assert any(
+            abs(row["mae"] - plain[row["model"], row["given"], row["target"]]) > 1e-7
+            for row in given
+        ), change
+    assert (output / "mae_volume_per_atom.png").stat().st_size > 10_000
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*command[:-1], f"--output={tmp_path / 'x'}", "--only=rain"]) == 2
