@@ -115,29 +115,30 @@ class Worker:
 
     def run(self) -> None:
         """Make trials; on return there are enough, of this or other workers."""
-        slots = range(self.machine.jobs)
-        threads = [threading.Thread(target=self._work, args=(slot,)) for slot in slots]
-        for thread in threads:
-            thread.start()
+        # Events, not `join`: interrupted once, it takes a thread for ended (Python 3.11).
+        ended = [threading.Event() for _ in range(self.machine.jobs)]
+        for slot, event in enumerate(ended):
+            threading.Thread(target=self._work, args=(slot, event)).start()
         try:
-            for thread in threads:
-                # With a limit, so that an interruption is noticed at once.
-                while thread.is_alive():
-                    thread.join(_POLL)
+            # With a limit, so that an interruption is noticed at once.
+            while not all(event.wait(_POLL) for event in ended):
+                pass
         finally:
             self._stop.set()
-            for thread in threads:
-                thread.join()
+            for event in ended:
+                event.wait()
         if self._errors:
             raise self._errors[0]
 
-    def _work(self, slot: int) -> None:
+    def _work(self, slot: int, ended: threading.Event) -> None:
         try:
             while not self._stop.is_set() and self._next(slot):
                 pass
         except BaseException as error:
             self._errors.append(error)
             self._stop.set()
+        finally:
+            ended.set()
 
     def _next(self, slot: int) -> bool:
         """Make one trial, or wait for those of others; False when all are there."""

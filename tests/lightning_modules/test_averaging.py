@@ -12,6 +12,7 @@ from lightning_modules import checkpoints
 from lightning_modules.averaging import EMAWeights
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig
+from lightning_modules.callbacks import LastCheckpoint
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.regression import Regression
 from tests.factories import make_store
@@ -31,7 +32,7 @@ class Seen(Callback):
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: Regression, *_: object
-    ) -> None:  # type: ignore[override]  # noqa: E501
+    ) -> None:  # type: ignore[override]
         self.weight.append(next(pl_module.backbone.parameters()).detach().clone())
         self.mean.append(float(pl_module.targets.mean[0]))
 
@@ -54,7 +55,7 @@ def trainer(folder: Path, callbacks: list[Callback], steps: int) -> L.Trainer:
 
 def data(folder: Path, *targets: str) -> XRDDataModule:
     if not folder.exists():
-        make_store(folder, 64)
+        make_store(folder, 200)
     return XRDDataModule(
         [str(folder)], list(targets), global_batch_size=8, grid=GRID, augment=False
     )
@@ -75,7 +76,7 @@ def fit(
     average: EMAWeightAveraging,
     steps: int = 2,
     resume: str | None = None,
-) -> tuple[Seen, L.Trainer]:
+) -> Seen:
     torch.manual_seed(1)
     task = Regression(
         ["formation_energy"],
@@ -85,9 +86,9 @@ def fit(
         init_from=str(start),
     )
     seen = Seen()
-    run = trainer(folder, [average, seen], steps)
+    run = trainer(folder, [average, seen, LastCheckpoint(1)], steps)
     run.fit(task, data(folder / "store", "formation_energy"), ckpt_path=resume, weights_only=True)
-    return seen, run
+    return seen
 
 
 def test_validation_before_the_first_average_sees_the_initial_weights(
@@ -95,14 +96,14 @@ def test_validation_before_the_first_average_sees_the_initial_weights(
 ) -> None:
     weights = checkpoints.read(pretrained)["state_dict"]
     first = next(iter(weights[k] for k in weights if k.startswith("backbone.")))
-    seen, _ = fit(tmp_path, pretrained, EMAWeights(0.5, update_starting_at_step=10))
+    seen = fit(tmp_path, pretrained, EMAWeights(0.5, update_starting_at_step=10))
     # The sanity check and two validations, all before step 10.
     assert len(seen.weight) == 3
     for weight, mean in zip(seen.weight, seen.mean, strict=True):
         torch.testing.assert_close(weight, first, rtol=0, atol=0)
         assert mean != 0.0
     # What is mended: if this fails, Lightning has mended it, and `EMAWeights` can go.
-    stale, _ = fit(tmp_path, pretrained, EMAWeightAveraging(decay=0.5, update_starting_at_step=10))
+    stale = fit(tmp_path, pretrained, EMAWeightAveraging(decay=0.5, update_starting_at_step=10))
     assert not torch.equal(stale.weight[0], first)
     assert stale.mean[0] == 0.0
 
@@ -110,8 +111,8 @@ def test_validation_before_the_first_average_sees_the_initial_weights(
 def test_averages_follow_the_weights_from_the_initial_ones(
     pretrained: Path, tmp_path: Path
 ) -> None:
-    seen, _ = fit(tmp_path, pretrained, EMAWeights(0.0), steps=3)
-    plain, _ = fit(tmp_path, pretrained, EMAWeights(0.9), steps=3)
+    seen = fit(tmp_path, pretrained, EMAWeights(0.0), steps=3)
+    plain = fit(tmp_path, pretrained, EMAWeights(0.9), steps=3)
     # Without memory the average is the last weights; with it, it lags behind.
     assert torch.equal(seen.weight[0], plain.weight[0])
     begin = plain.weight[0]
@@ -119,12 +120,12 @@ def test_averages_follow_the_weights_from_the_initial_ones(
 
 
 def test_a_resumed_run_keeps_its_averages(pretrained: Path, tmp_path: Path) -> None:
-    whole, _ = fit(tmp_path, pretrained, EMAWeights(0.9), steps=4)
-    _, half = fit(tmp_path, pretrained, EMAWeights(0.9), steps=2)
-    half.save_checkpoint(tmp_path / "half.ckpt")
-    rest, _ = fit(
-        tmp_path, pretrained, EMAWeights(0.9), steps=4, resume=str(tmp_path / "half.ckpt")
-    )
+    whole = fit(tmp_path, pretrained, EMAWeights(0.9), steps=4)
+    # Of the second step: written in training, as `LastCheckpoint` does it; at the end of training
+    # the averages take the weights' place.
+    fit(tmp_path, pretrained, EMAWeights(0.9), steps=2)
+    last = str(tmp_path / "checkpoints/last.ckpt")
+    rest = fit(tmp_path, pretrained, EMAWeights(0.9), steps=4, resume=last)
     torch.testing.assert_close(rest.weight[-1], whole.weight[-1], rtol=0, atol=0)
 
 
