@@ -15,7 +15,9 @@ from tests.factories import make_store
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted(
-    p for kind in ("data", "model", "trainer") for p in (ROOT / "configs" / kind).glob("*.yaml")
+    p
+    for kind in ("augmentation", "data", "model", "trainer")
+    for p in (ROOT / "configs" / kind).glob("*.yaml")
 )
 
 #: Small and coarse, so that a step takes milliseconds.

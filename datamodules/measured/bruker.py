@@ -112,12 +112,7 @@ def _wavelength(root: Element) -> Wavelength | None:
             found.setdefault(name, value)
     if not found.get(_NAMES[0]):
         return None
-    try:
-        return Wavelength.doublet(
-            found[_NAMES[0]], found.get(_NAMES[1]) or None, found.get(_NAMES[2])
-        )
-    except ValueError as error:
-        raise PatternError(f"{_WHAT}: {error}") from None
+    return Wavelength.doublet(found[_NAMES[0]], found.get(_NAMES[1]) or None, found.get(_NAMES[2]))
 
 
 def _restricted(element: Element) -> float | None:

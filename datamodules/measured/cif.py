@@ -84,7 +84,4 @@ def _wavelength(block: gemmi.cif.Block) -> Wavelength | None:
     if not lines:
         return None
     lines = [(x, w if np.isfinite(w) else 1.0 / (i + 1)) for i, (x, w) in enumerate(lines)]
-    try:
-        return Wavelength(tuple(lines))
-    except ValueError as error:
-        raise PatternError(f"{_WHAT}: {error}") from None
+    return Wavelength(tuple(lines))

@@ -48,6 +48,10 @@ def read_gsas(text: str) -> Scan:
         raise PatternError(f"{_WHAT}: binning {binning} is not of equal steps in 2θ")
     if binning not in ("CONST", "CONQ", "FXYE", "FXY") or kind == "ALT":
         raise PatternError(f"{_WHAT}: {binning} {kind} is of time of flight; give a scan of 2θ")
+    if kind not in ("FXYE", "FXY") and not (0 < step < 18000 and abs(start) < 36000):
+        raise PatternError(
+            f"{_WHAT}: start {start:g} and step {step:g} are no hundredths of degrees"
+        )
     body = [line for line in lines[banks[0] + 1 :] if line.strip() and line[0] != "#"]
     if kind in ("FXYE", "FXY"):
         table = _table(body, 3 if kind == "FXYE" else 2)[:n_channels]

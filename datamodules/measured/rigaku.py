@@ -78,7 +78,4 @@ def _wavelength(header: dict[str, str]) -> Wavelength | None:
     if not alpha1:
         return None
     monochromatic = header.get("MEAS_COND_XG_WAVE_TYPE", "Ka").strip().lower() in ("ka1", "kα1")
-    try:
-        return Wavelength.doublet(alpha1, None if monochromatic else alpha2 or None, 0.5)
-    except ValueError as error:
-        raise PatternError(f"{_WHAT}: {error}") from None
+    return Wavelength.doublet(alpha1, None if monochromatic else alpha2 or None, 0.5)

@@ -33,7 +33,7 @@ class Wavelength:
         source: Where it is from, for messages: "the file" or "the user".
 
     Raises:
-        ValueError: if a wavelength is no X-ray's.
+        PatternError: if a wavelength is no X-ray's.
     """
 
     lines: tuple[tuple[float, float], ...]
@@ -43,11 +43,11 @@ class Wavelength:
         for wavelength, weight in self.lines:
             # 0.01 Å: 1.2 MeV; 10 Å: 1.2 keV. Also refuses NaN.
             if not (0.01 <= wavelength <= 10.0 and 0.0 <= weight < math.inf):
-                raise ValueError(
+                raise PatternError(
                     f"wavelength {wavelength:g} Å (weight {weight:g}): must lie in 0.01 to 10 Å"
                 )
         if not sum(weight for _, weight in self.lines) > 0:
-            raise ValueError("wavelength: no line has a positive weight")
+            raise PatternError("wavelength: no line has a positive weight")
 
     @property
     def mean(self) -> float:

@@ -168,7 +168,7 @@ def read_uxd(text: str) -> Scan:
             raise PatternError(f"uxd: the scan moves {drive}, not 2θ; it is no powder pattern")
         start = _float(values, "2THETA", _float(values, "START"))
         step = _float(values, "STEPSIZE")
-        if start is None or step is None or not step > 0:
+        if start is None or step is None or not 0 < step < 180 or not abs(start) < 360:
             raise PatternError("uxd: no start or step of 2θ; export with 2θ in the file")
         x, y = start + step * np.arange(len(data)), np.array(data)
     scan = make_scan(x, y, "Siemens/Bruker UXD")

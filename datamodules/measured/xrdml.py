@@ -103,10 +103,7 @@ def _wavelength(measurement: Element) -> Wavelength | None:
     monochromatic = incident is not None and any(
         local(child).lower().endswith("monochromator") for child in incident.iter()
     )
-    try:
-        return Wavelength.doublet(alpha1, None if monochromatic else alpha2 or None, ratio)
-    except ValueError as error:
-        raise PatternError(f"{_WHAT}: {error}") from None
+    return Wavelength.doublet(alpha1, None if monochromatic else alpha2 or None, ratio)
 
 
 def _slits(measurement: Element) -> list[str]:

@@ -120,6 +120,11 @@ def test_other_scans_than_of_two_theta_are_refused(tmp_path: Path) -> None:
         ("a.cif", b"data_NaCl\n_cell_length_a 5.6\n", "no measured pattern.*prepare cif"),
         ("a.cif", b"nothing of the kind", "cif"),
         ("a.uxd", b"_WL1=1.54\n", "the file is cut"),
+        (
+            "a.uxd",
+            b"_START=5\n_STEPSIZE=1\n_WL1=1.5\n_WL2=1.6\n_WLRATIO=1e999\n_COUNTS\n1 2 3\n",
+            "weight inf",
+        ),
     ],
 )
 def test_what_cannot_be_read_says_why_and_what_to_do(
