@@ -43,7 +43,6 @@ def trainer(folder: Path, callbacks: list[Callback], steps: int) -> L.Trainer:
         max_steps=steps,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=1,
@@ -64,7 +63,7 @@ def data(folder: Path, *targets: str) -> XRDDataModule:
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     task = MaskedXRD(BACKBONE, GRID, OptimizerConfig(), decoder_width=16, decoder_layers=1)
-    run = trainer(tmp_path, [], 1)
+    run = trainer(tmp_path / "first", [], 1)
     run.fit(task, data(tmp_path / "store"))
     run.save_checkpoint(tmp_path / "pretrained.ckpt")
     return tmp_path / "pretrained.ckpt"
