@@ -25,7 +25,7 @@ from datamodules.collection import Collection
 from datamodules.formula import parse_formula
 from datamodules.gather import Gatherer
 from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.scan import wavelength_of_row
 from datamodules.rendering import PeakShape, Renderer
 from lightning_modules import checkpoints
 from lightning_modules.evidence import Evidence
@@ -200,8 +200,8 @@ class Predictor:
     def _measure(self, file: str, row: _Row) -> None:
         """Read and convert a measured pattern."""
         options = self._options
-        if wavelength := str(row.given.get("wavelength") or "").strip():
-            options = replace(options, wavelength=parse_wavelength(wavelength))
+        if wavelength := wavelength_of_row(row.given.get("wavelength")):
+            options = replace(options, wavelength=wavelength)
         path = self._folder / file
         pattern = convert(read_scan(path, self._axis), self.task.grid, options)
         patch = self.task.backbone.config.patch_points

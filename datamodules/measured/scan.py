@@ -106,6 +106,16 @@ def parse_wavelength(text: str) -> Wavelength:
     return Wavelength(((value, 1.0),), "the user")
 
 
+def wavelength_of_row(text: str | None) -> Wavelength | None:
+    """The wavelength in a table's field; None where it is empty or says "from the file".
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    text = (text or "").strip()
+    return None if text.lower() in ("", "from the file", "file") else parse_wavelength(text)
+
+
 @dataclass
 class Scan:
     """Intensities against an axis, as they lie in a file.

@@ -21,7 +21,7 @@ from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.files import SUFFIXES
 from datamodules.measured.options import add_options, options_from
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.scan import wavelength_of_row
 from datamodules.prepare.crystal import reduced_formula
 from datamodules.prepare.sources import SourceError, Target
 from datamodules.store import (
@@ -33,7 +33,6 @@ from datamodules.store import (
     write_shard,
 )
 
-_FROM_FILE = ("", "from the file")
 _SOFTWARE = ("xxact", "numpy", "scipy", "pybaselines", "pyarrow")
 
 
@@ -113,8 +112,8 @@ def material(
         except ValueError:
             raise ValueError(f"{target.column}: {text!r} is no number") from None
         labels[target.name] = value if np.isfinite(value) else None
-    if row.wavelength not in _FROM_FILE:
-        options = replace(options, wavelength=parse_wavelength(row.wavelength))
+    if wavelength := wavelength_of_row(row.wavelength):
+        options = replace(options, wavelength=wavelength)
     pattern = convert(read_scan(folder / row.file, axis), grid, options)
     amounts = whole_amounts(fractions)
     formula = reduced_formula(elements, fractions.astype(float) if amounts is None else amounts)

@@ -48,7 +48,7 @@ def test_a_table_of_pattern_files_is_predicted_relative_to_the_table(
     table = folder / "table.csv"
     table.write_text(
         "formula,pattern,wavelength\n"
-        f"{FORMULA},{FORMULA}_a.xrdml,\n"
+        f"{FORMULA},{FORMULA}_a.xrdml,from the file\n"
         f"{FORMULA},{FORMULA}-b.xy,CuKa\n"
         f",{FORMULA}_a.xrdml,\n"
         f"{FORMULA},{FORMULA}-b.xy,\n"
