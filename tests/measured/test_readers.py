@@ -144,7 +144,11 @@ def test_entities_and_archives_that_swell_are_refused(
     laughs = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 20))
     bomb = tmp_path / "a.xrdml"
     bomb.write_text(f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">{laughs}]><x>&l19;</x>')
-    with pytest.raises(PatternError, match="entities"):
+    with pytest.raises(PatternError, match="defines entities or a DTD"):
+        read_scan(bomb)
+    # A harmless one is refused too: no diffractometer writes any.
+    bomb.write_text('<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">]><x>&l0;</x>')
+    with pytest.raises(PatternError, match="defines entities or a DTD"):
         read_scan(bomb)
     monkeypatch.setattr(xml_module, "MAX_MEMBER_BYTES", 1000)
     swelling = tmp_path / "a.brml"
@@ -155,6 +159,19 @@ def test_entities_and_archives_that_swell_are_refused(
     monkeypatch.setattr(files_module, "MAX_BYTES", 100)
     with pytest.raises(PatternError, match="larger than"):
         read_scan(swelling)
+
+
+def test_points_are_put_in_order_and_those_of_one_angle_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.xy"
+    path.write_text("10.2 4\n10.0 1\n10.1 2\n10.2 8\n10.3 inf\n10.3 5\n")
+    scan = read_scan(path)
+    assert scan.x.tolist() == [10.0, 10.1, 10.2, 10.3]
+    assert scan.intensity.tolist() == [1.0, 2.0, 6.0, 5.0]
+    assert any("averaged" in note for note in scan.notes)
+    path.write_text("12 1\n11 2\n10 1e400\n")
+    scan = read_scan(path)
+    assert scan.x.tolist() == [11.0, 12.0]
+    assert "measured downwards; turned round" in scan.notes
 
 
 def test_missing_files_and_folders_are_told(tmp_path: Path) -> None:
