@@ -75,7 +75,12 @@ def main(args: Sequence[str]) -> int:
         return 0
 
     def plan(results: dict[str, Any], failed: set[str]) -> list[Run]:
-        return [run for run in study.plan(results, failed) if fnmatch(run.name, choice.only)]
+        return [
+            run
+            for run in study.plan(results, failed)
+            # What is finished may be needed by others.
+            if fnmatch(run.name, choice.only) or (folder / run.name / RESULT).is_file()
+        ]
 
     runner = Runner(plan, folder, choice)
     folder.mkdir(parents=True, exist_ok=True)

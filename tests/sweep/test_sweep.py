@@ -2,6 +2,7 @@
 
 import _thread
 import csv
+import re
 import subprocess
 import sys
 import threading
@@ -359,3 +360,32 @@ def test_every_sweep_in_configs_gives_arguments_that_fit_takes(
     assert config["run"] == "runs/best"
     rate = config["model"]["init_args"]["optimizer"]["learning_rate"]
     assert rate == trial.params[RATE]
+
+
+def test_the_function_in_the_documentation_trains_and_returns_the_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs/sweeps.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    asked: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> None:
+        assert check
+        assert main(["fit", *command[2:], "--print_config"]) == 0
+
+    def fit(command: list[str], check: bool) -> None:
+        with pytest.raises(SystemExit) as exit_:
+            run(command, check)
+        assert exit_.value.code == 0
+        asked.append(command)
+        folder = tmp_path / next(x for x in command if x.startswith("--run="))[6:]
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text('{"val/masked/vs_mean_pattern": 0.5}')
+
+    monkeypatch.setattr("subprocess.run", fit)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    assert scope["objective"]({RATE: 1e-3, "data.targets": ["density"]}) == 0.5
+    assert asked[0][:2] == ["xxact", "fit"]
