@@ -88,6 +88,7 @@ class Task(L.LightningModule):
         self.grid = grid
         self.optimizer_config = optimizer
         self.init_from = init_from
+        self._seed: int | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Arguments that build this task again; subclasses add theirs."""
@@ -156,8 +157,10 @@ class Task(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed dropout from (seed, step, rank): a checkpoint holds no generator's state."""
         if self.backbone.config.dropout > 0:
-            seed = int(batch[keys.SEED])
-            torch.manual_seed(step_seed(seed, self.global_step, self.global_rank))
+            if self._seed is None:
+                # Once a run: on a GPU, reading it waits for all that was started before.
+                self._seed = int(batch[keys.SEED])
+            torch.manual_seed(step_seed(self._seed, self.global_step, self.global_rank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain dictionary from which the task can be built again."""

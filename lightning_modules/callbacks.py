@@ -172,7 +172,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._saved_at = trainer.global_step
-        # Lightning writes to a temporary file and renames it: a kill leaves the previous one.
+        # `AtomicCheckpointIO` writes it: a kill leaves the previous one.
         path = Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
 

@@ -7,6 +7,7 @@ pickled, and a checkpoint can be read without the recipe that made it.
 import dataclasses
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -84,7 +85,11 @@ def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    torch.save(checkpoint, temporary)
+    with temporary.open("wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        # A rename may reach the disk before the content does.
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -14,9 +14,16 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.xrd_datamodule import XRDDataModule
@@ -30,6 +37,7 @@ from lightning_modules.callbacks import (
     finite_metrics,
     write_json,
 )
+from lightning_modules.checkpoint_io import AtomicCheckpointIO
 
 #: Keys of the saved configuration that belong to one start, not to the run.
 _OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
@@ -55,6 +63,12 @@ class CheckpointConfig:
 
     every_n_steps: int = 500
     keep_best: int = 1
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 class Parser(LightningArgumentParser):
@@ -170,6 +184,14 @@ class XxactCLI(LightningCLI):
             kwargs["callbacks"] = [*(given["callbacks"] or []), *self._run_callbacks(folder)]
             if given["logger"] is not False:
                 kwargs["callbacks"].append(LearningRateMonitor("step"))
+            bars = [c for c in kwargs["callbacks"] if isinstance(c, ProgressBar)]
+            if given["enable_progress_bar"] is not False and not bars:
+                # Showing the loss waits for the GPU: not at every step.
+                kwargs["callbacks"].append(TQDMProgressBar(given["log_every_n_steps"] or 50))
+            plugins = _as_list(given["plugins"])
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                plugins.append(AtomicCheckpointIO())
+            kwargs["plugins"] = plugins
         return super().instantiate_trainer(**kwargs)
 
     def _run_callbacks(self, folder: str) -> list[Callback]:

@@ -1,0 +1,397 @@
+"""Training speed: materials/s, step time, waiting, memory and counted model-FLOP utilisation.
+
+    python benchmarks/train.py --store data/mp                          # CPU: tiny, all tasks
+    python benchmarks/train.py --store data/mp --sizes tiny small base --compile --batch 512   # GPU
+
+For each task, size and precision the same model and the same stream are trained by a bare torch
+loop and by Lightning with this project's callbacks, in turns; medians of blocks of steps. On a CPU
+the clock of a ratio is the process's CPU time, which other jobs on the machine disturb least.
+Utilisation is counted: matrix products of forward and backward (`torch.utils.flop_counter`) over
+the time of a step, over the GPU's peak for dense matrices of that precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.batch import Batch
+from datamodules.peaks import PeakShape
+from datamodules.xrd_datamodule import XRDDataModule
+from lightning_modules import Contrastive, MaskedContrastive, MaskedXRD, Regression
+from lightning_modules.backbone import BackboneConfig
+from lightning_modules.base import OptimizerConfig, Task
+from lightning_modules.callbacks import MetricsWriter
+from lightning_modules.compilation import Compile
+from lightning_modules.parameter_groups import parameter_groups
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+TASKS = ("MaskedXRD", "Contrastive", "MaskedContrastive", "Regression")
+
+#: Peak of dense matrices in TFLOP/s, bfloat16 and float32 (without TF32), by a part of the
+#: device's name, the longer names first. Source: NVIDIA's data sheets of the products; those that
+#: state bfloat16 with sparsity only are halved.
+PEAKS = {
+    "H200": (989.4, 66.9),
+    "H100 PCIe": (756.0, 51.0),
+    "H100 NVL": (835.0, 60.0),
+    "H100": (989.4, 66.9),
+    "A100": (312.0, 19.5),
+    "L40S": (362.0, 91.6),
+    "L4": (121.0, 30.3),
+    "A10": (125.0, 31.2),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 3090": (71.0, 35.6),
+}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s that the device can reach; None where it is not known (CPUs, other GPUs)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    found = next((peak for part, peak in PEAKS.items() if part in name), None)
+    return None if found is None else found[precision != "bf16"] * 1e12
+
+
+def backbone_of(size: str) -> BackboneConfig:
+    overlay = yaml.safe_load((CONFIGS / f"{size}.yaml").read_text())
+    return BackboneConfig(**overlay["model"]["init_args"]["backbone"])
+
+
+def make_task(name: str, size: str, data: XRDDataModule, mask_ratio: float = 0.5) -> Task:
+    torch.manual_seed(0)
+    config = backbone_of(size)
+    optimizer = OptimizerConfig(schedule="constant")
+    if name == "Regression":
+        task = Regression(targets=tuple(data.target_names), backbone=config, optimizer=optimizer)
+        task.targets.units = list(data.target_units)
+        task.targets.fit(data.target_statistics())
+        return task
+    if name == "Contrastive":
+        return Contrastive(backbone=config, optimizer=optimizer)
+    kind = MaskedXRD if name == "MaskedXRD" else MaskedContrastive
+    width = config.width
+    return kind(backbone=config, optimizer=optimizer, mask_ratio=mask_ratio, decoder_width=width)
+
+
+@dataclass
+class Clock:
+    """Times of blocks of steps, by the wall and by this process's CPU."""
+
+    device: torch.device
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    waiting: float = 0.0
+    rendering: float = 0.0
+    total: float = 0.0
+    _start: tuple[float, float] = (0.0, 0.0)
+
+    def start(self) -> None:
+        """Begin a block."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self._start = time.perf_counter(), time.process_time()
+
+    def stop(self, steps: int) -> None:
+        """End a block."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        wall = time.perf_counter() - self._start[0]
+        self.total += wall
+        self.wall.append(wall / steps)
+        self.cpu.append((time.process_time() - self._start[1]) / steps)
+
+    @property
+    def step(self) -> float:
+        """Seconds a step: CPU time on a CPU, wall time on a GPU."""
+        return median(self.wall if self.device.type == "cuda" else self.cpu)
+
+
+def to(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def endless(data: XRDDataModule) -> Iterator[Batch]:
+    stream = data.stream("train", train=True)
+    while True:
+        yield from stream
+
+
+class BareLoop:
+    """The same model, data and optimizer without Lightning."""
+
+    def __init__(self, task: Task, data: XRDDataModule, device: torch.device, bf16: bool) -> None:
+        self.task, self.data, self.device, self.bf16 = task.to(device), data, device, bf16
+        self.task.log = lambda *_, **__: None  # type: ignore[method-assign]
+        self.batches = endless(data)
+        config = task.optimizer_config
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(task, task.backbone.config, config.learning_rate, 1.0),
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            fused=True,
+        )
+
+    def block(self, steps: int, clock: Clock | None) -> None:
+        """Train a block of steps."""
+        if clock is not None:
+            clock.start()
+        for _ in range(steps):
+            begin = time.perf_counter()
+            batch = to(next(self.batches), self.device)
+            fetched = time.perf_counter()
+            batch = self.data.renderer(batch, augment=True)
+            if clock is not None:
+                clock.waiting += fetched - begin
+                clock.rendering += time.perf_counter() - fetched
+            self.step(batch)
+        if clock is not None:
+            clock.stop(steps)
+
+    def step(self, batch: Batch) -> None:
+        """Train on a rendered batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.task.training_step(batch, 0)
+        assert isinstance(loss, torch.Tensor)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.task.parameters(), 1.0)
+        self.optimizer.step()
+
+
+class Blocks(Callback):
+    """Times blocks of Lightning's steps, after a warm-up."""
+
+    def __init__(self, clock: Clock, steps: int, warm_up: int) -> None:
+        self.clock, self.steps, self.warm_up = clock, steps, warm_up
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """End a block and begin the next."""
+        after = trainer.global_step - self.warm_up
+        if after > 0 and after % self.steps == 0:
+            self.clock.stop(self.steps)
+        if after >= 0 and after % self.steps == 0:
+            self.clock.start()
+
+
+def lightning_round(
+    task: Task, data: XRDDataModule, clock: Clock, steps: int, warm_up: int, bf16: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = L.Trainer(
+            accelerator="gpu" if clock.device.type == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if bf16 else "32-true",
+            max_steps=warm_up + steps,
+            max_epochs=-1,
+            limit_val_batches=0,
+            gradient_clip_val=1.0,
+            log_every_n_steps=20,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=folder,
+            logger=TensorBoardLogger(folder, name="", version=""),
+            callbacks=[MetricsWriter(), Blocks(clock, steps, warm_up)],
+        )
+        trainer.fit(task, datamodule=data)
+
+
+def count_flops(step: Callable[[], Any]) -> int:
+    # By matrix products, which are counted on every device; flash kernels of CPUs are not.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def measure(name: str, size: str, precision: str, compiled: bool, args: Any) -> dict[str, Any]:
+    device = torch.device(args.device)
+    data = make_data(name, args)
+    bf16 = precision == "bf16"
+    task = make_task(name, size, data)
+    bare = BareLoop(task, data, device, bf16)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    flops = count_flops(lambda: bare.block(1, None))
+    under = make_task(name, size, data)
+    start = time.perf_counter()
+    if compiled:
+        for one in (task, under):
+            Compile().compile(one)
+    bare.block(args.warm_up, None)
+    warm_up = time.perf_counter() - start
+    clock, lightning = Clock(device), Clock(device)
+    for _ in range(args.rounds):
+        bare.block(args.steps, clock)
+        lightning_round(under, data, lightning, args.steps, args.warm_up, bf16)
+    peak = peak_flops(device, precision)
+    rate = flops / clock.step
+    return {
+        "task": name,
+        "size": size,
+        "parameters": sum(p.numel() for p in task.parameters()),
+        "precision": precision,
+        "compiled": compiled,
+        "batch": args.batch,
+        "step_ms": round(1e3 * clock.step, 2),
+        "step_ms_wall": round(1e3 * median(clock.wall), 2),
+        "materials_per_second": round(args.batch / clock.step),
+        "lightning_overhead": round(lightning.step / clock.step - 1, 3),
+        "waiting_for_data": round(clock.waiting / clock.total, 4),
+        "rendering": round(clock.rendering / clock.total, 4),
+        "peak_memory_mib": peak_memory_mib(device),
+        "gflop_per_material": round(flops / args.batch / 1e9, 4),
+        "gflop_per_second": round(rate / 1e9, 1),
+        "mfu": None if peak is None else round(rate / peak, 3),
+        "warm_up_seconds": round(warm_up, 1),
+    }
+
+
+def make_data(name: str, args: Any) -> XRDDataModule:
+    return XRDDataModule(
+        [args.store],
+        [args.target] if name == "Regression" else [],
+        global_batch_size=args.batch,
+        augment=args.augment,
+        peaks=PeakShape(fwhm=0.5),
+        num_workers=args.workers,
+        max_elements=args.max_elements,
+    )
+
+
+def yardstick(size: str, precision: str, args: Any) -> dict[str, Any]:
+    """`nn.TransformerEncoder` on as many tokens of that width as a whole pattern has."""
+    device, config, bf16 = torch.device(args.device), backbone_of(size), precision == "bf16"
+    layers = config.xrd_layers + config.composition_layers + config.fusion_layers
+    layer = nn.TransformerEncoderLayer(
+        config.width, config.heads, 4 * config.width, 0.0, "gelu", batch_first=True, norm_first=True
+    )
+    model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    tokens = torch.randn(args.batch, 1 + 4250 // config.patch_points, config.width, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = model(tokens).float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    flops = count_flops(step)
+    clock = Clock(device)
+    for number in range(args.rounds + 1):
+        clock.start()
+        for _ in range(args.steps):
+            step()
+        if number:
+            clock.stop(args.steps)
+    return {
+        "yardstick": "nn.TransformerEncoder",
+        "size": size,
+        "precision": precision,
+        "layers": layers,
+        "step_ms": round(1e3 * clock.step, 2),
+        "gflop_per_second": round(flops / clock.step / 1e9, 1),
+    }
+
+
+def mask_ratios(size: str, precision: str, args: Any) -> dict[str, Any]:
+    """MXM's step by mask ratio, in turns, with the FLOPs of the pattern's encoder."""
+    device, data = torch.device(args.device), make_data("MaskedXRD", args)
+    batch = data.renderer(to(next(endless(data)), device), augment=True)
+    ratios = (0.15, 0.5, 0.75)
+    loops, clocks, flops = {}, {}, {}
+    for ratio in ratios:
+        task = make_task("MaskedXRD", size, data, ratio)
+        loop = BareLoop(task, data, device, precision == "bf16")
+        loops[ratio], clocks[ratio] = loop, Clock(device)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            loop.step(batch)
+        parts = counter.get_flop_counts()
+        name = "MaskedXRD.backbone.xrd"
+        flops[ratio] = (counter.get_total_flops(), sum(parts[name].values()))
+    for _ in range(args.rounds):
+        for ratio in ratios:
+            clocks[ratio].start()
+            for _ in range(args.steps):
+                loops[ratio].step(batch)
+            clocks[ratio].stop(args.steps)
+    least = ratios[0]
+    return {
+        "claim": "MXM's step by mask ratio, over that at 0.15",
+        "size": size,
+        "precision": precision,
+        "step_ms": {r: round(1e3 * clocks[r].step, 2) for r in ratios},
+        "step": {r: round(clocks[r].step / clocks[least].step, 3) for r in ratios},
+        "flops": {r: round(flops[r][0] / flops[least][0], 3) for r in ratios},
+        "encoder_flops": {r: round(flops[r][1] / flops[least][1], 3) for r in ratios},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--target", default="formation_energy", help="label for the regression")
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--sizes", nargs="*", default=["base"] if on_gpu else ["tiny"])
+    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
+    parser.add_argument("--compile", action="store_true", help="compiled, too")
+    parser.add_argument("--augment", action="store_true", help="with all augmentations")
+    parser.add_argument("--batch", type=int, default=512 if on_gpu else 64)
+    parser.add_argument("--workers", type=int, default=4 if on_gpu else 0)
+    parser.add_argument("--max-elements", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20 if on_gpu else 5, help="steps of a block")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=10 if on_gpu else 2)
+    args = parser.parse_args()
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    for size in args.sizes:
+        for precision in args.precisions:
+            standard = yardstick(size, precision, args)
+            print(json.dumps(standard), flush=True)
+            print(json.dumps(mask_ratios(size, precision, args)), flush=True)
+            for name in args.tasks:
+                for compiled in (False, True) if args.compile else (False,):
+                    found = measure(name, size, precision, compiled, args)
+                    share = found["gflop_per_second"] / standard["gflop_per_second"]
+                    found["flops_over_yardstick"] = round(share, 2)
+                    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
