@@ -233,8 +233,12 @@ def main(argv: list[str]) -> int:
         "--labels",
         type=Path,
         metavar="FILE.csv",
-        help="a row a pattern: file, formula, optionally wavelength and labels; without it the "
-        "files' names begin with the formula, as in MnO_run2.xy",
+        help="a row a pattern: file, formula, optionally wavelength and labels",
+    )
+    parser.add_argument(
+        "--formula-from-name",
+        action="store_true",
+        help="in place of a table: the files' names begin with the formula, as in MnO_run2.xy",
     )
     parser.add_argument(
         "--targets", default="", metavar="COLUMN[=NAME][:UNIT],…", help="labels in the table"
@@ -255,6 +259,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--citation", default="unknown", help="of the data")
     add_options(parser)
     given = parser.parse_args(argv)
+    if (given.labels is None) != given.formula_from_name:
+        raise SourceError(
+            "patterns: formulas come from a table (--labels FILE.csv) or from the files' names "
+            "(--formula-from-name); give one of the two"
+        )
     targets = parse_targets(given.targets)
     if targets and given.labels is None:
         raise SourceError("--targets: needs the table they are in; name it with --labels")
