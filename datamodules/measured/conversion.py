@@ -110,6 +110,10 @@ def convert(
             f"the wavelength is unknown ({scan.format} has none): give it with --wavelength, in Å "
             "or by name (CuKa, CoKa, MoKa, CrKa, CuKa1 …); none is assumed"
         )
+    if scan.axis == "q" and (options.strip_kalpha2 or options.zero):
+        raise PatternError(
+            "Kα2 and the zero are matters of 2θ, and this scan is in Q: take them off before"
+        )
     notes, warnings = [f"read as {scan.format}", *scan.notes], list(scan.warnings)
     if options.wavelength and scan.wavelength:
         given, found = options.wavelength.mean, scan.wavelength.mean

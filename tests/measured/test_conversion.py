@@ -59,6 +59,14 @@ def test_a_scan_in_q_is_converted_too() -> None:
     expected = scaled(simulate(found.grid.two_theta(), CU, size=400.0), inside)
     assert np.abs(found.profile - expected)[inside].max() < 0.01
     assert any("--wavelength" in note for note in found.notes)
+    # With the wavelength the measurement's Lorentz–polarization factor is known.
+    theta_mo = np.arcsin(q * MO / (4 * np.pi))
+    mo = simulate(np.degrees(2 * theta_mo), MO, size=400.0) / np.cos(theta_mo)
+    options = Options(background=False, wavelength=Wavelength(((MO, 1.0),), "the user"))
+    found = convert(Scan(q, mo, axis="q", format="text"), options=options)
+    assert np.abs(found.profile - expected)[inside].max() < 0.01
+    with pytest.raises(PatternError, match="matters of 2θ"):
+        convert(Scan(q, y, axis="q", format="text"), options=Options(zero=0.1))
 
 
 def test_what_was_not_measured_stays_unmeasured() -> None:
