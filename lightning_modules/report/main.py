@@ -38,5 +38,5 @@ def main(args: Sequence[str]) -> int:
     made = importlib.import_module(f"lightning_modules.report.{given.kind}").report(given.study)
     written = made.write(output)
     print(written[0].read_text(encoding="utf-8"))
-    print("\n".join(str(path) for path in written))
+    print("\n".join(map(str, written)))
     return 0

@@ -51,6 +51,9 @@ def report(study_folder: Path) -> Report:
             _caption(target, first),
             _rows(by_start, target),
         )
+        if target != "crystal_system":
+            name, caption = f"rank_{target}", f"{target}: rank correlation with the label"
+            out.table(name, caption, _rank_rows(by_start, target))
     out.table("recall", _recall_caption(first), _recall_rows(by_start))
     out.figure(
         "probes",
@@ -83,6 +86,23 @@ def _caption(target: str, first: dict[str, Any]) -> str:
         f"{target}: mean absolute error, {unit} (the median for all: {constant['error']:.4g}, "
         f"n = {constant['n']})"
     )
+
+
+def _rank_rows(by_start: dict[str, list[dict[str, Any]]], target: str) -> list[dict[str, Any]]:
+    """Spearman's correlations, a row a kind of weights."""
+    return [
+        {
+            "weights": start,
+            **{
+                f"{vector}, {shown}": float(
+                    np.mean([run["probes"][vector][target][probe]["rank"] for run in runs])
+                )
+                for vector in VECTORS
+                for probe, shown in PROBES.items()
+            },
+        }
+        for start, runs in by_start.items()
+    ]
 
 
 def _mean(runs: Sequence[dict[str, Any]], vector: str, target: str, probe: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ Shapes: N materials, D width of a vector.
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
@@ -76,7 +77,9 @@ def judge(
 
     Returns:
         By probe (`linear`, `neighbours`, and `constant`: the median or the most frequent class):
-        `error`, its 95 % interval `low`, `high`, and the number of test labels `n`.
+        `error`, its 95 % interval `low`, `high`, the number of test labels `n`, and for numbers
+        `rank`, Spearman's correlation of predictions and labels: where most labels are near 0 and
+        a few far away, a constant has a small error and says nothing.
     """
     (x, y), (x_v, y_v), (x_t, y_t) = (_labelled(*split) for split in (train, validation, test))
     groups = formulas[np.isfinite(test[1])]
@@ -86,7 +89,7 @@ def judge(
 
     values, counts = np.unique(y, return_counts=True)
     constant = values[counts.argmax()] if classify else np.median(y)
-    found = {"constant": errors(np.full(len(y_t), constant), y_t)}
+    predicted = {"constant": np.full(len(y_t), constant)}
     for name, candidates in _models(classify).items():
         fitted = [
             make_pipeline(StandardScaler(), model).fit(x, y)
@@ -94,13 +97,17 @@ def judge(
             if len(y) >= getattr(model, "n_neighbors", 1)
         ]
         best = min(fitted, key=lambda m: errors(m.predict(x_v), y_v).mean())
-        found[name] = errors(best.predict(x_t), y_t)
-    out = {}
-    for name, error in found.items():
+        predicted[name] = best.predict(x_t)
+    found = {}
+    for name, values_t in predicted.items():
+        error = errors(values_t, y_t)
         means = group_means(error[None], groups, draws)[:, 0]
         low, high = np.quantile(means, [0.025, 0.975])
-        out[name] = {"error": float(error.mean()), "low": float(low), "high": float(high)}
-    return {name: {**numbers, "n": len(y_t)} for name, numbers in out.items()}
+        found[name] = {"error": float(error.mean()), "low": float(low), "high": float(high)}
+        found[name]["n"] = len(y_t)
+        if not classify and name != "constant":
+            found[name]["rank"] = float(np.nan_to_num(spearmanr(values_t, y_t).statistic))
+    return found
 
 
 def _labelled(x: np.ndarray, y: np.ndarray) -> Split:

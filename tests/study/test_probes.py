@@ -26,6 +26,7 @@ def test_a_label_in_the_vector_is_found_and_noise_is_not() -> None:
     there = np.isfinite(y_t)
     assert found["linear"]["error"] < 0.01
     assert found["linear"]["n"] == 90
+    assert found["linear"]["rank"] > 0.99 > found["neighbours"]["rank"] > 0.5
     assert found["linear"]["error"] < found["neighbours"]["error"] < found["constant"]["error"]
     median = np.abs(y_t[there] - np.median(y)).mean()
     assert found["constant"]["error"] == pytest.approx(median)
@@ -33,6 +34,7 @@ def test_a_label_in_the_vector_is_found_and_noise_is_not() -> None:
         assert probe["low"] < probe["error"] < probe["high"]
     noise = np.random.default_rng(9).normal(size=(400, 6))
     blind = judge((noise, y), (x_v, y_v), (x_t, y_t), formulas(100), classify=False)
+    assert abs(blind["linear"]["rank"]) < 0.5
     assert blind["linear"]["error"] > 0.8 * blind["constant"]["error"]
 
 

@@ -81,7 +81,7 @@ time.sleep(60)
     assert eventually(free)
     # Whoever gets the folder is alone in it.
     assert not any(exists(pid) for pid in ids) or eventually(
-        lambda: not any(exists(pid) for pid in ids), 1.0
+        lambda: not any(exists(pid) for pid in ids), 0.3
     )
 
 

@@ -182,6 +182,7 @@ FILES = {
     "scaling": {"errors.csv", "gains.csv", "scaling.png"},
     "representation": {
         *(f"probes_{t}.csv" for t in ("formation_energy", "band_gap", "crystal_system")),
+        *(f"rank_{t}.csv" for t in ("formation_energy", "band_gap")),
         "recall.csv",
         "probes.png",
         "maps.png",
