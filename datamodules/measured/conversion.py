@@ -12,20 +12,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks, peak_widths
 
 from datamodules.grid import Grid
 from datamodules.measured import checks
 from datamodules.measured.background import estimate_background
 from datamodules.measured.kalpha2 import strip_kalpha2
 from datamodules.measured.scan import PatternError, Scan, Wavelength
+from datamodules.measured.widths import typical_width, widen
 
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _LARGEST_GAP = 0.25
 """Degrees; what lies between points further apart (and than four steps) was not measured."""
-_SMOOTHING = 0.35
-"""Of the lines' width: widens them by 6 %."""
 _PADDING = 20
 """Exact zeros at an end that are taken for padding."""
 
@@ -162,7 +158,7 @@ def convert(
 
     fwhm = typical_width(signal, grid.step)
     if options.fwhm is not None:
-        signal = _widen(signal, measured, grid.step, fwhm, options.fwhm, notes)
+        signal = widen(signal, measured, grid.step, fwhm, options.fwhm, notes)
     signal = np.clip(signal, 0.0, None)
     largest = signal[measured].max()
     if not largest > 0.0:
@@ -285,50 +281,6 @@ def _lorentz_polarization(theta: np.ndarray, polarization: float) -> np.ndarray:
         (1.0 + polarization) * np.sin(theta) ** 2 * np.cos(theta)
     )
     return value
-
-
-def typical_width(signal: np.ndarray, step: float) -> float | None:
-    """Median FWHM of the strong lines, degrees, weighted by their heights; None without lines.
-
-    Args:
-        signal: Without background, (L,); 0 where not measured.
-        step: Degrees.
-    """
-    smooth = gaussian_filter1d(signal, 0.03 / step, mode="nearest")
-    peaks, found = find_peaks(smooth, prominence=0.1 * float(smooth.max()))
-    if not len(peaks):
-        return None
-    widths = peak_widths(smooth, peaks, rel_height=0.5)[0] * step
-    order = np.argsort(widths)
-    share = np.cumsum(found["prominences"][order])
-    width = float(widths[order][np.searchsorted(share, 0.5 * share[-1])])
-    # What the smoothing above added.
-    return math.sqrt(max(width**2 - (0.03 * _FWHM_PER_SIGMA) ** 2, step**2))
-
-
-def _widen(
-    signal: np.ndarray,
-    measured: np.ndarray,
-    step: float,
-    fwhm: float | None,
-    wanted: float,
-    notes: list[str],
-) -> np.ndarray:
-    """Convolves with the Gaussian that brings typical lines to the wanted width."""
-    if fwhm is None:
-        notes.append("lines not widened: their width could not be told")
-        return signal
-    if fwhm < wanted:
-        width = math.sqrt(wanted**2 - fwhm**2)
-        notes.append(f"lines widened from {fwhm:.2f}° (median) to the model's {wanted:g}°")
-    else:
-        # The root of the intensity makes noise near zero large: smoothed as far as lines allow.
-        width = _SMOOTHING * fwhm
-        notes.append(f"lines not widened ({fwhm:.2f}° wide, the model's {wanted:g}°), smoothed")
-    sigma = width / _FWHM_PER_SIGMA / step
-    weight = gaussian_filter1d(measured.astype(float), sigma, mode="constant")
-    wide = gaussian_filter1d(np.where(measured, signal, 0.0), sigma, mode="constant")
-    return np.where(measured, wide / np.maximum(weight, 1e-6), 0.0)
 
 
 def _window_text(measured: np.ndarray, grid: Grid) -> str:
