@@ -46,7 +46,8 @@ def report(study_folder: Path) -> Report:
         f"Metric: `{study.metric}`; seeds {', '.join(map(str, study.seeds))}; learning rates "
         "tuned on the validation split with the first seed. Ratios above 1: pretraining is "
         "faster. The interval is a bootstrap over seeds: with three of them it can only be as wide "
-        "as they are apart. ≤: never got there within the budget, the ratio of the budget instead."
+        "as they are apart. ≤: never got there within the budget, the ratio of the budget instead. "
+        "Seconds are wall time, which means something only on a machine that did nothing else."
     )
     out.table("speed", "Steps to the best validation error from scratch", speed)
     out.table("errors", "Errors", errors)

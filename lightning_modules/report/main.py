@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "kind",
         choices=STUDIES,
-        help="which study" + "".join(f"; also {name}, with its own --help" for name in others),
+        help="which study; also, each with its own --help: " + ", ".join(others),
     )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument(

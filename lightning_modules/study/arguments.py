@@ -43,7 +43,8 @@ def parse(
     # jsonargparse 4.49 renamed `instantiate_classes`; 4.47, which Lightning goes with, has only it.
     warnings.filterwarnings("ignore", "(?s).*deprecated in v4.49.*")
     warnings.filterwarnings("ignore", "(?s).*only one JsonargparseDeprecationWarning.*")
-    parser = Parser(prog=program, description=kind.__doc__, allow_abbrev=False)
+    about = sys.modules[kind.__module__].__doc__
+    parser = Parser(prog=program, description=about, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML with the keys below; repeatable.")
     own = parser.add_class_arguments(kind, None, fail_untyped=True)
     others = parser.add_class_arguments(machine, None) if machine is not None else []
