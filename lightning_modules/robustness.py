@@ -18,7 +18,7 @@ from datamodules.arguments import ArgumentParser
 from datamodules.augmentation import Perturbation
 from datamodules.batch import Batch
 from datamodules.peaks import PeakShape
-from datamodules.randomness import Purpose, uniform
+from datamodules.randomness import Purpose, normal, uniform
 from datamodules.randomness import keys as random_keys
 from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
@@ -80,6 +80,18 @@ def _window(batch: Batch, degrees: float) -> Perturbation:
     return Perturbation(window=cut.expand(len(batch[keys.INDEX]), 2))
 
 
+def _plain(batch: Batch, strength: float) -> Perturbation:
+    return Perturbation()
+
+
+def _even_noise(batch: Batch, sigma: float) -> Tensor:
+    """Patterns with the noise that a background leaves when it is taken off, (B, L)."""
+    intensity = batch[keys.XRD].square()
+    noise = normal(_key(batch, Purpose.NOISE) + 2, intensity.shape[1])
+    intensity = (intensity + sigma * noise).clamp_(min=0.0) * batch[keys.MEASURED]
+    return (intensity / intensity.amax(dim=1, keepdim=True).clamp_min(1e-30)).sqrt()
+
+
 @dataclass(frozen=True)
 class Disturbance:
     """A change at several strengths.
@@ -89,16 +101,21 @@ class Disturbance:
         levels: Strengths; the plain pattern is judged once for all.
         change: Draws it for a batch at a strength.
         impure: Whether each pattern gets another material's lines.
+        after: Changes the rendered patterns, too.
     """
 
     label: str
     levels: tuple[float, ...]
     change: Callable[[Batch, float], Perturbation]
     impure: bool = False
+    after: Callable[[Batch, float], Tensor] | None = None
 
 
 DISTURBANCES: dict[str, Disturbance] = {
-    "noise": Disturbance("noise at the maximum, σ", (0.01, 0.03, 0.1, 0.2), _noise),
+    "noise": Disturbance("counting noise of lines, σ at the maximum", (0.01, 0.1), _noise),
+    "even_noise": Disturbance(
+        "noise of a removed background, σ", (0.005, 0.01, 0.02, 0.05), _plain, after=_even_noise
+    ),
     "width": Disturbance("peak width, FWHM °", (0.1, 0.3, 0.4, 0.6, 0.8, 1.2), _width),
     "zero_shift": Disturbance("zero shift, ±°", (0.05, 0.1, 0.2, 0.4), _zero_shift),
     "strain": Disturbance("isotropic strain, ±", (0.003, 0.01, 0.02, 0.04), _strain),
@@ -151,6 +168,9 @@ def judge(
         values: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {mode: [] for mode in modes}
         labels = []
         for batch in batches.batches(rows, change, impure):
+            after = None if name == "none" else DISTURBANCES[name].after
+            if after is not None:
+                batch = batch | {keys.XRD: after(batch, level)}
             labels.append(true_labels(batch[keys.TARGETS], task.targets.names, drawn[-1]))
             for mode in modes:
                 prediction, m = task.predict(batch, mode), list(task.modes).index(mode)
@@ -180,7 +200,7 @@ def judge(
 def draw(rows: list[dict[str, Any]], names: Sequence[str], target: str, what: str) -> Figure:
     """One panel a change: a line for each model and mode, against the strength."""
     changes = [c for c in DISTURBANCES if any(row["change"] == c for row in rows)]
-    columns = 4
+    columns = 3
     lines = -(-len(changes) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.9 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)

@@ -220,7 +220,7 @@ def test_robustness_is_reported_for_several_models(
     rows = json.loads((output / "numbers.json").read_text())["rows"]
     changes = {row["change"] for row in rows}
     assert changes == {
-        "none", "noise", "width", "zero_shift", "strain", "jitter", "impurity", "window",
+        "none", "noise", "even_noise", "width", "zero_shift", "strain", "jitter", "impurity", "window",
         "background",
     }  # fmt: skip
     plain = {
