@@ -213,7 +213,7 @@ def test_robustness_is_reported_for_several_models(
     output = tmp_path / "robustness"
     command = [
         "report", "robustness", f"--checkpoint=one={checkpoint}", f"--checkpoint=two={other}",
-        f"--store={store}", f"--output={output}",
+        f"--store={store}", "--limit=10", f"--output={output}",
     ]  # fmt: skip
     assert main(command) == 0
     assert "coverage" in capsys.readouterr().out
