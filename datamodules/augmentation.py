@@ -16,6 +16,10 @@ N_BACKGROUND = 4
 Range = tuple[float, float]
 
 
+#: Targets that an isotropic strain ε changes, by the factor (1 + ε)ⁿ.
+STRAIN_POWERS = {"volume_per_atom": 3, "density": -3}
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Ranges of the random changes to a training pattern; 0 (or an empty range) switches one off.
@@ -25,7 +29,8 @@ class Augmentation:
 
     Attributes:
         strain: Largest isotropic strain ε, relative; d becomes d (1 + ε), ε uniform in ±strain.
-            Merged lines carry no hkl, so there is no anisotropic one.
+            Merged lines carry no hkl, so there is no anisotropic one. Labels of volume and density
+            follow (`STRAIN_POWERS`); other labels stay.
         zero_shift: Largest shift of all angles, degrees, uniform in ±zero_shift.
         displacement: Largest sample displacement over the goniometer's radius s/R; angles shift by
             -2 (s/R) cos θ (radians), s/R uniform in ±displacement.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -31,6 +32,7 @@ from datamodules.batch import (
     MEASURED,
     PROFILE,
     SEED,
+    TARGETS,
     XRD,
     Batch,
 )
@@ -91,6 +93,8 @@ class Renderer:
         grid: The model's grid.
         shape: Peaks where no augmentation draws other ones.
         augmentation: Ranges of the random changes in training.
+        strain_powers: Of each target, n where a strain ε turns its value into value · (1 + ε)ⁿ:
+            3 for a volume, -3 for a density, 0 for what keeps its label. Empty: all keep theirs.
     """
 
     def __init__(
@@ -98,10 +102,12 @@ class Renderer:
         grid: Grid,
         shape: PeakShape | None = None,
         augmentation: Augmentation | None = None,
+        strain_powers: Sequence[int] = (),
     ) -> None:
         self.grid = grid
         self.shape = shape or PeakShape()
         self.augmentation = augmentation or Augmentation()
+        self.strain_powers = tuple(strain_powers)
         self._smallest_fwhm = _MIN_FWHM_STEPS * grid.step
         if self.shape.fwhm < self._smallest_fwhm:
             warnings.warn(
@@ -127,7 +133,17 @@ class Renderer:
             changes = draw(self.augmentation, batch[SEED], batch[EPOCH], batch[INDEX])
         xrd, measured = self.render(batch, changes)
         rest = {key: value for key, value in batch.items() if key not in _RENDERED_FROM}
+        if changes.strain is not None and any(self.strain_powers):
+            rest[TARGETS] = self._strained_labels(batch, changes.strain)
         return {**rest, XRD: xrd, MEASURED: measured}
+
+    def _strained_labels(self, batch: Batch, strain_B: Tensor) -> Tensor:
+        """Labels of the strained cells, (B, T); dense profiles are not strained."""
+        if PROFILE in batch:
+            strain_B = strain_B.masked_fill(torch.isfinite(batch[PROFILE]).any(dim=1), 0.0)
+        stretch_B1 = (1.0 + strain_B).unsqueeze(1)
+        powers = [stretch_B1**power for power in self.strain_powers]
+        return batch[TARGETS] * torch.cat(powers, dim=1)
 
     def render(self, batch: Batch, changes: Perturbation) -> tuple[Tensor, Tensor]:
         """Patterns with stated changes.

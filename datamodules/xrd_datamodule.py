@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.augmentation import Augmentation
+from datamodules.augmentation import STRAIN_POWERS, Augmentation
 from datamodules.batch import Batch
 from datamodules.collection import Collection
 from datamodules.grid import Grid
 from datamodules.peaks import PeakShape
 from datamodules.rendering import Renderer
 from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
-from datamodules.store import STRUCTURE_TARGETS
 from datamodules.stream import Rows, Stream, check_world_size, mean_and_std
 
 
@@ -96,15 +94,10 @@ class XRDDataModule(L.LightningDataModule):
                 f"{self._where}: materials have up to {self.collection.max_elements} elements, "
                 f"data.max_elements is {max_elements}; raise it"
             )
-        of_the_cell = [name for name in self.target_names if name in STRUCTURE_TARGETS]
-        if augment and augmentation.strain and of_the_cell:
-            augmentation = replace(augmentation, strain=0.0)
-            rank_zero_info(
-                f"augmentation.strain is off: {', '.join(of_the_cell)} follows from the lines' "
-                "positions, which strain would change under the label"
-            )
         self.augmentation = augmentation if augment else Augmentation.off()
-        self.renderer = Renderer(grid, peaks, self.augmentation)
+        # A strained cell has another volume and density: their labels go with it.
+        powers = [STRAIN_POWERS.get(name, 0) for name in self.target_names]
+        self.renderer = Renderer(grid, peaks, self.augmentation, powers)
 
     @property
     def target_units(self) -> list[str]:

@@ -18,6 +18,7 @@ from datamodules.batch import (
     LINE_Q,
     PROFILE,
     SEED,
+    TARGETS,
     XRD,
 )
 from datamodules.peaks import (
@@ -292,3 +293,32 @@ def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
 def test_impossible_ranges_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**settings)
+
+
+def test_labels_of_the_cell_follow_its_strain() -> None:
+    batch = random_batch()
+    n = len(batch[INDEX])
+    batch[TARGETS] = torch.tensor([10.0, 4.0, -1.0]).repeat(n, 1)
+    batch[TARGETS][0, 0] = torch.nan
+    how = dataclasses.replace(Augmentation.off(), strain=0.02)
+    renderer = Renderer(GRID, augmentation=how, strain_powers=(3, -3, 0))
+    volume, density, energy = renderer(batch, augment=True)[TARGETS].unbind(1)
+    strain = draw(how, batch[SEED], batch[EPOCH], batch[INDEX]).strain
+    assert strain is not None
+    torch.testing.assert_close(volume[1:], 10.0 * (1 + strain[1:]) ** 3)
+    torch.testing.assert_close(density, 4.0 / (1 + strain) ** 3)
+    assert volume[0].isnan()
+    assert (energy == -1.0).all()
+    assert torch.equal(renderer(batch, augment=False)[TARGETS][1:], batch[TARGETS][1:])
+
+
+def test_a_profile_is_not_strained_nor_is_its_label() -> None:
+    batch = random_batch()
+    n = len(batch[INDEX])
+    batch[PROFILE] = torch.full((n, GRID.n_points), torch.nan, dtype=torch.float16)
+    batch[PROFILE][1] = 1.0
+    batch[TARGETS] = torch.full((n, 1), 10.0)
+    how = dataclasses.replace(Augmentation.off(), strain=0.02)
+    volume = Renderer(GRID, augmentation=how, strain_powers=(3,))(batch, augment=True)[TARGETS]
+    assert volume[1, 0] == 10.0
+    assert (volume[[0, 2], 0] != 10.0).all()

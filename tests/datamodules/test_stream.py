@@ -303,9 +303,9 @@ def test_statistics_are_of_the_training_split(large: Path) -> None:
     assert found["std"] == pytest.approx(values.std())
 
 
-def test_strain_is_off_where_it_would_falsify_the_label(large: Path) -> None:
-    assert make_data(large, targets=["density"]).augmentation.strain == 0
-    assert make_data(large, targets=["band_gap"]).augmentation.strain == 0.01
+def test_the_renderer_knows_which_labels_follow_a_strain(large: Path) -> None:
+    data = make_data(large, targets=["density", "band_gap", "volume_per_atom"])
+    assert data.renderer.strain_powers == (-3, 0, 3)
 
 
 @pytest.mark.parametrize(
