@@ -118,15 +118,21 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def ranks(
-    name: str, model: AlignedModel, batch: dict, bank: torch.Tensor, right: int, systems: list
-) -> dict:
+    name: str,
+    model: AlignedModel,
+    batch: dict[str, torch.Tensor],
+    bank: torch.Tensor,
+    right: int,
+    systems: list,
+) -> dict[str, object]:
     """Rank among all formulas (1 is best), and among those of the same elements."""
     vector = model.patterns(batch[keys.XRD], batch[keys.MEASURED])
     similarity = (vector @ bank.T)[0]
     same = [i for i, system in enumerate(systems) if system == systems[right]]
+    in_system = 1 + int((similarity[same] > similarity[right]).sum())
     return {
         f"rank_{name}": 1 + int((similarity > similarity[right]).sum()),
-        f"rank_in_system_{name}": f"{1 + int((similarity[same] > similarity[right]).sum())}/{len(same)}",
+        f"rank_in_system_{name}": f"{in_system}/{len(same)}",
     }
 
 

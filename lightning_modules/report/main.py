@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def main(args: Sequence[str]) -> int:
     words = list(args)
     others = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
     if words and words[0] in others:
+        # They run models: see `lightning_modules.__main__`.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return int(importlib.import_module(OTHERS[words[0]]).main(words[1:]))
     parser = ArgumentParser(prog="xxact report", description=__doc__)
     parser.add_argument(

@@ -220,8 +220,8 @@ def test_robustness_is_reported_for_several_models(
     rows = json.loads((output / "numbers.json").read_text())["rows"]
     changes = {row["change"] for row in rows}
     assert changes == {
-        "none", "noise", "even_noise", "width", "zero_shift", "strain", "jitter", "impurity", "window",
-        "background",
+        "none", "noise", "even_noise", "width", "zero_shift", "strain", "jitter", "impurity",
+        "window", "background",
     }  # fmt: skip
     plain = {
         (row["model"], row["given"], row["target"]): row["mae"]
