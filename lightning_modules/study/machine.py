@@ -14,7 +14,7 @@ class Machine:
     """
 
     jobs: int = 1
-    gpus: list[str] = field(default_factory=list)
+    gpus: list[int | str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse to do nothing."""
@@ -26,5 +26,5 @@ class Machine:
         # Threads of several runs would only wait for each other.
         own = {} if "OMP_NUM_THREADS" in os.environ or self.jobs == 1 else {"OMP_NUM_THREADS": "1"}
         if self.gpus:
-            own["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+            own["CUDA_VISIBLE_DEVICES"] = str(self.gpus[slot % len(self.gpus)])
         return own

@@ -148,3 +148,24 @@ def test_another_runners_run_is_waited_for(tmp_path: Path) -> None:
 def test_no_jobs_are_refused() -> None:
     with pytest.raises(ValueError, match="jobs is 0"):
         Machine(0)
+
+
+def test_the_machine_is_told_on_the_command_line() -> None:
+    from lightning_modules.study.arguments import parse
+    from lightning_modules.study.convergence import Convergence
+
+    values = ["--folder=x", "--metric=m", "--regression.config=[r.yaml]", "--pretraining.seeds=[0]"]
+    flags = [*values, "--jobs=3", "--gpus=[0,1]", "--set=a.b=[1, x]", "--set=c=0.5"]
+    study, machine, _ = parse("", Convergence, flags, Machine, "regression")
+    assert [machine.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == list("010")
+    assert study.regression.arguments() == ["--config=r.yaml", '--a.b=[1, "x"]', "--c=0.5"]
+    with pytest.raises(ValueError, match="--set a: must be KEY=VALUE"):
+        parse("", Convergence, [*values, "--set=a"], Machine, "regression")
+
+
+def test_several_runs_have_one_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert Machine(2).environment(0) == {"OMP_NUM_THREADS": "1"}
+    assert Machine(1).environment(0) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert Machine(2).environment(0) == {}
