@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.arguments import ArgumentParser
-from datamodules.augmentation import Perturbation
+from datamodules.augmentation import STRAIN_POWERS, Perturbation
 from datamodules.batch import Batch
 from datamodules.peaks import PeakShape
 from datamodules.randomness import Purpose, normal, uniform
@@ -124,15 +124,13 @@ DISTURBANCES: dict[str, Disturbance] = {
     "window": Disturbance("window not measured, °", (10.0, 25.0, 40.0, 60.0), _window),
     "background": Disturbance("background left, of the maximum", (0.02, 0.05, 0.1), _background),
 }
-#: Targets that follow from the cell: a strained crystal truly has another value (1 + ε)^n.
-_OF_THE_CELL = {"volume_per_atom": 3, "density": -3}
 
 
 def true_labels(targets_BT: Tensor, names: Sequence[str], changes: Perturbation) -> Tensor:
     """Labels of the materials as they are after a change, (B, T)."""
     if changes.strain is None:
         return targets_BT
-    powers = torch.tensor([_OF_THE_CELL.get(n, 0) for n in names], device=targets_BT.device)
+    powers = torch.tensor([STRAIN_POWERS.get(n, 0) for n in names], device=targets_BT.device)
     return targets_BT * (1.0 + changes.strain[:, None]) ** powers
 
 
