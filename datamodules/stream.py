@@ -47,6 +47,24 @@ IMPURITY_KEYS = {
 Request = tuple[int, np.ndarray, int]
 """Epoch, rows of a batch, and how many of them count; the others pad."""
 
+_COPY_BITS = 40
+"""A served row's number in the stores lies below them, the number of its copy above."""
+
+
+def number_copies(rows: np.ndarray) -> np.ndarray:
+    """Rows of which each copy has a number of its own, so that it draws its own random changes.
+
+    Args:
+        rows: Row numbers, copies next to each other, shape (n,).
+
+    Returns:
+        Numbers that equal the rows' where there is one copy, and that `Rows` serves, (n,).
+    """
+    position = np.arange(len(rows))
+    is_first = np.diff(rows, prepend=-1) != 0
+    copy = position - np.maximum.accumulate(np.where(is_first, position, 0))
+    return rows + (copy << _COPY_BITS)
+
 
 class Rows(Dataset[Batch]):
     """Serves whole batches of a collection's rows.
@@ -85,7 +103,7 @@ class Rows(Dataset[Batch]):
         epoch, rows, n_valid = request
         if self._gatherer is None:
             self._gatherer = Gatherer(self._collection.stores, self._targets, self._max_elements)
-        arrays = self._gatherer.gather(rows)
+        arrays = self._gatherer.gather(rows & ((1 << _COPY_BITS) - 1))
         if self._impurities is not None:
             slots, partners = choose_impurities(self._seed, epoch, rows, *self._impurities)
             extra = self._gatherer.gather(partners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,7 +17,7 @@ from datamodules.grid import Grid
 from datamodules.peaks import PeakShape
 from datamodules.rendering import Renderer
 from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
-from datamodules.stream import Rows, Stream, check_world_size, mean_and_std
+from datamodules.stream import Rows, Stream, check_world_size, mean_and_std, number_copies
 
 
 class XRDDataModule(L.LightningDataModule):
@@ -41,7 +42,7 @@ class XRDDataModule(L.LightningDataModule):
         max_elements: Element slots of a material, E.
         shuffle: Whether training permutes the materials in each epoch.
         repeat: How many times an epoch serves the training materials of a store, by its folder: for
-            a few measured patterns among many simulated ones.
+            a few measured patterns among many simulated ones. Each copy is changed at random anew.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class XRDDataModule(L.LightningDataModule):
         for folder, times in (repeat or {}).items():
             if times < 1:
                 raise ValueError(f"repeat: {folder} is served {times} times; give at least 1")
-            if folder not in [str(store) for store in stores]:
+            if Path(folder) not in [Path(store) for store in stores]:
                 rank_zero_warn(f"data.repeat: {folder} is none of data.stores; it has no effect")
-        self._repeat = [(repeat or {}).get(str(store), 1) for store in stores]
+        by_folder = {Path(folder): times for folder, times in (repeat or {}).items()}
+        self._repeat = [by_folder.get(Path(store), 1) for store in stores]
         check_world_size(global_batch_size, 1)
         self.target_names = list(targets or [])
         self.global_batch_size = global_batch_size
@@ -184,12 +186,13 @@ class XRDDataModule(L.LightningDataModule):
         """
         rows = self.rows(split)
         trainer = self.trainer
-        impurities = (self.augmentation, rows) if train and self.augmentation.has_impurity else None
+        with_impurities = train and self.augmentation.has_impurity
+        impurities = (self.augmentation, np.unique(rows)) if with_impurities else None
         dataset = Rows(self.collection, self.target_names, self.max_elements, self.seed, impurities)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return Stream(
             dataset,
-            rows,
+            number_copies(rows) if train else rows,
             self.global_batch_size,
             train=train,
             # Overfitting needs the same batches in every epoch.

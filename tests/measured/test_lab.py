@@ -11,7 +11,9 @@ import torch
 from datamodules.collection import Collection
 from datamodules.gather import Gatherer
 from datamodules.grid import Grid
+from datamodules.splits import SplitConfig
 from datamodules.store import Store
+from datamodules.stream import Stream
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules.__main__ import main
 from tests.factories import make_material, make_store
@@ -137,6 +139,38 @@ def test_measured_and_simulated_patterns_fill_one_batch(tmp_path: Path) -> None:
     both = batch["measured"][1]
     narrow, wide = batch["xrd"][0][both], batch["xrd"][1][both]
     assert torch.corrcoef(torch.stack([narrow, wide]))[0, 1] > 0.6
+
+
+def test_copies_of_a_pattern_in_an_epoch_are_changed_each_in_its_own_way(tmp_path: Path) -> None:
+    folder, table = lab_of(tmp_path)
+    assert prepare(folder, table, tmp_path / "lab") == 0
+    lab = str(tmp_path / "lab")
+    split = SplitConfig(validation=0.0, calibration=0.0, test=0.0)
+
+    def stream() -> tuple[XRDDataModule, Stream]:
+        data = XRDDataModule(
+            [lab], grid=Grid(step=0.1), global_batch_size=6, repeat={lab + "/": 3}, split=split
+        )
+        return data, data.stream("train", train=True)
+
+    data, whole = stream()
+    batches = [data.renderer(batch, augment=True) for batch in whole]
+    assert len(batches) == 3
+    formulas = torch.cat([batch["formula_key"] for batch in batches])
+    patterns = torch.cat([batch["xrd"] for batch in batches])
+    assert torch.bincount(formulas.unique(return_inverse=True)[1]).tolist() == [3] * 6
+    for key in formulas.unique():
+        a, b, c = patterns[formulas == key]
+        assert not torch.equal(a, b)
+        assert not torch.equal(b, c)
+        assert not torch.equal(a, c)
+    # What a copy gets follows from its place in the epoch: a resume serves the same.
+    first = stream()[1]
+    next(iter(first))
+    data, resumed = stream()
+    resumed.load_state_dict(first.state_dict())
+    again = [data.renderer(batch, augment=True)["xrd"] for batch in resumed]
+    assert torch.equal(torch.cat(again), patterns[6:])
 
 
 def test_a_backbone_is_adapted_to_a_lab_by_the_recipes(tmp_path: Path) -> None:
