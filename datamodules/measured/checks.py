@@ -106,22 +106,21 @@ def check_window(measured: np.ndarray, grid: Grid) -> list[str]:
     return []
 
 
-def check_signal(raw: np.ndarray, signal: np.ndarray, measured: np.ndarray) -> list[str]:
+def check_signal(signal: np.ndarray, counts: np.ndarray) -> list[str]:
     """Warnings about lines and noise.
 
     Args:
-        raw: Intensity on the grid, (L,).
-        signal: Without background, (L,).
-        measured: Which points were measured, (L,) bool.
+        signal: Without background, of the points of the grid that were measured, (m,).
+        counts: What tells the noise, at the steps at which it is independent, (k,): where the
+            grid's points are interpolated, those of the scan.
 
     Raises:
         PatternError: if no line stands out of the noise.
     """
-    inside = signal[measured]
     # Second differences see noise, not lines or background; 1.4826 makes the median absolute
     # deviation a Gaussian's σ, √6 is their σ in units of the noise's.
-    noise = 1.4826 * float(np.median(np.abs(np.diff(inside, 2)))) / np.sqrt(6.0)
-    highest = float(inside.max())
+    noise = 1.4826 * float(np.median(np.abs(np.diff(counts, 2)))) / np.sqrt(6.0)
+    highest = float(signal.max())
     if not highest > _SIGNAL_TO_NOISE * noise:
         raise PatternError(
             f"flat: the highest point is {highest / max(noise, 1e-300):.1f} times the noise above "

@@ -1,6 +1,6 @@
 """From a measured scan to the model's grid, with everything that was done written down.
 
-Order: points to the grid through Q; Kα2 off if asked; background; Jacobian and
+Order: padding off; Kα2 off if asked; points to the grid through Q; background; Jacobian and
 Lorentz–polarization factor of the new wavelength; width; scale. Legend: n points of the scan,
 L points of the grid.
 """
@@ -124,6 +124,8 @@ def convert(
     warnings += checks.check_scan(scan)
     if wavelength is not None and scan.axis == "two_theta":
         notes.append(f"wavelength {wavelength}")
+    # Before Kα2, which leaves no exact zeros.
+    scan = _without_zero_ends(scan, notes)
     if options.strip_kalpha2:
         if wavelength is None or len(wavelength.lines) != 2:
             raise PatternError(
@@ -134,7 +136,6 @@ def convert(
         wavelength = replace(wavelength, lines=wavelength.lines[:1])
         notes.append("Kα2 taken off (Rachinger); wavelength is Kα1's from here")
 
-    scan = _without_zero_ends(scan, notes)
     position = _positions(scan, grid, wavelength)
     on_axis = np.isfinite(position)
     position, counts = position[on_axis], scan.intensity[on_axis]
@@ -152,9 +153,11 @@ def convert(
         background = estimate_background(raw, measured, grid.step)
         notes.append("background taken off (pybaselines)")
     signal = np.where(measured, raw - background, 0.0)
+    in_window = (position > grid.two_theta_min) & (position < grid.two_theta_max)
+    independent = raw[measured] if _is_fine(position, grid) else counts[in_window]
+    warnings += checks.check_signal(signal[measured], independent)
     factor = _factor(scan, grid, wavelength, options.polarization, notes)
     signal = signal * np.where(measured, factor, 0.0)
-    warnings += checks.check_signal(raw, signal, measured)
 
     fwhm = typical_width(signal, grid.step)
     if options.fwhm is not None:
@@ -192,17 +195,22 @@ def _positions(scan: Scan, grid: Grid, wavelength: Wavelength | None) -> np.ndar
         return np.degrees(2.0 * np.arcsin(np.where(np.abs(sine) < 1.0, sine, np.nan)))
 
 
+def _is_fine(position: np.ndarray, grid: Grid) -> bool:
+    """Whether the scan's steps are averaged over the grid's, and not interpolated."""
+    return float(np.median(np.diff(position))) < grid.step / 1.5
+
+
 def _resample(position: np.ndarray, y: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Intensity at the grid's points, and which of them were measured; (L,) each.
 
     Fine steps are averaged over the grid's, coarse ones interpolated (monotone cubic, so that no
     line gets side lobes).
     """
-    x, step = grid.two_theta(), float(np.median(np.diff(position)))
+    x = grid.two_theta()
     # Slopes next to zero overflow in its harmonic mean, which is then the zero it should be.
     with np.errstate(over="ignore"):
         curve = PchipInterpolator(position, y, extrapolate=False)
-    if step < grid.step / 1.5:
+    if _is_fine(position, grid):
         low = np.clip(x - grid.step / 2.0, position[0], position[-1])
         high = np.clip(x + grid.step / 2.0, position[0], position[-1])
         width = np.where(high > low, high - low, 1.0)
@@ -215,7 +223,7 @@ def _resample(position: np.ndarray, y: np.ndarray, grid: Grid) -> tuple[np.ndarr
     # Between points far from each other nothing was measured.
     after = np.clip(np.searchsorted(position, x), 1, len(position) - 1)
     spacing = position[after] - position[after - 1]
-    measured &= spacing <= max(4.0 * step, _LARGEST_GAP)
+    measured &= spacing <= max(4.0 * float(np.median(np.diff(position))), _LARGEST_GAP)
     return np.where(measured, values, 0.0), measured
 
 

@@ -90,6 +90,13 @@ def test_zeros_that_pad_a_file_are_not_taken_for_measured() -> None:
     pattern = convert(scan_at(CU, x, y))
     assert np.isnan(pattern.profile[pattern.grid.two_theta() > 72.1]).all()
     assert any("400 zeros" in note for note in pattern.notes)
+    # Taking Kα2 off would turn few zeros into something else: 1 in 29 points here.
+    y[-400:] = counts(x)[-400:] + 50.0
+    y[-120:] = 0.0
+    doublet = Wavelength(((1.54059, 1.0), (1.54443, 0.5)))
+    scan = Scan(x, y, wavelength=doublet, format="made")
+    pattern = convert(scan, options=Options(strip_kalpha2=True))
+    assert np.isnan(pattern.profile[pattern.grid.two_theta() > 77.7]).all()
 
 
 def test_fine_steps_are_averaged_and_coarse_ones_interpolated() -> None:
@@ -186,6 +193,14 @@ def test_useless_data_is_refused_with_the_reason(change, said: str) -> None:  # 
     y = counts(x) + 10.0
     with pytest.raises(PatternError, match=said):
         convert(scan_at(CU, *change(x, y)))
+
+
+@pytest.mark.parametrize(("wavelength", "step"), [(CU, 0.03), (CU, 0.05), (MO, 0.01), (MO, 0.02)])
+def test_noise_alone_is_no_pattern_whatever_its_steps(wavelength: float, step: float) -> None:
+    x = angles(5.0, 89.0 if wavelength == CU else 60.0, step)
+    y = np.random.default_rng(0).poisson(1e4, len(x)).astype(float)
+    with pytest.raises(PatternError, match="flat: the highest point"):
+        convert(scan_at(wavelength, x, y))
 
 
 @pytest.mark.parametrize(
