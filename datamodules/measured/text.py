@@ -12,10 +12,14 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][+-]?\d{1,3})?")
 _SEPARATORS = re.compile(r"[\s,;]+")
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _WAVELENGTH = re.compile(
-    r"(?:wave[\s_-]?length|lambda|λ)[^0-9\n]{0,24}(\d*\.\d{2,8})(?!\d)", re.IGNORECASE
+    r"(?:wave[\s_-]?length|lambda|λ)[^0-9\n]{0,24}(\d*\.\d{2,8})(?!\d)(?:\s*nm)?", re.IGNORECASE
 )
+#: As PANalytical's .csv has them: `K-Alpha1 wavelength,1.5405980`, `Ratio K-Alpha2/K-Alpha1,0.5`.
+_DOUBLET = re.compile(r"k-?alpha\s?([12])\s+wavelength[\s,;:=]+(\d\.\d{2,8})", re.IGNORECASE)
+_RATIO = re.compile(r"k-?alpha\s?2\s?/\s?k-?alpha\s?1[\s,;:=]+(\d*\.?\d+)", re.IGNORECASE)
 _Q_AXIS = re.compile(r"(?<![a-z])q\s*[\[(_ ]*(?:1/)?(?:å|a\b|ang|nm)", re.IGNORECASE)
 _LINE_LENGTH = 4096
+SPEAKS_OF_Q = "the heading speaks of Q: if the first column is Q, say --axis q"
 
 
 def numbers(line: str) -> list[float] | None:
@@ -64,14 +68,27 @@ def read_text(text: str) -> Scan:
         raise PatternError("text: no line of numbers; a pattern has two or three columns")
     scan = _start_step_end(rows) or _columns(rows, heading)
     head = "\n".join(heading[:50])
-    match = _WAVELENGTH.search(head)
-    if match and 0.05 <= float(match[1]) <= 5.0:
-        scan.wavelength = Wavelength(((float(match[1]), 1.0),), "the file's heading")
+    scan.wavelength = _heading_wavelength(head)
     if _Q_AXIS.search(head):
-        scan.warnings.append("the heading speaks of Q: if the first column is Q, say --axis q")
+        scan.warnings.append(SPEAKS_OF_Q)
     if decimal_commas:
         scan.notes.append("decimal commas")
     return scan
+
+
+def _heading_wavelength(head: str) -> Wavelength | None:
+    source = "the file's heading"
+    lines = {line: float(value) for line, value in _DOUBLET.findall(head)}
+    if "1" in lines and 0.05 <= lines["1"] <= 5.0:
+        ratio = _RATIO.search(head)
+        return Wavelength.doublet(
+            lines["1"], lines.get("2") or None, float(ratio[1]) if ratio else None, source
+        )
+    match = _WAVELENGTH.search(head)
+    if not match:
+        return None
+    value = float(match[1]) * (10.0 if "nm" in match[0].lower() else 1.0)
+    return Wavelength(((value, 1.0),), source) if 0.05 <= value <= 5.0 else None
 
 
 def _leading_numbers(line: str) -> list[str]:

@@ -55,6 +55,10 @@ def _scan(element: Element) -> Scan:
     if factors is not None and len(factors) == len(values) and not np.allclose(factors, 1.0):
         values = values * factors
         notes.append("multiplied by the beam's attenuation factors")
+    times = _list(points, "countingTimes")
+    if times is not None and len(times) == len(values) and np.ptp(times) > 0 and times.min() > 0:
+        values = values * (times.mean() / times)
+        notes.append("divided by the points' counting times")
     scan = make_scan(_angles(points, len(values)), values, "PANalytical XRDML")
     scan.notes += notes
     return scan

@@ -57,6 +57,47 @@ def test_three_columns_whose_first_row_looks_like_start_step_end_stay_columns(
     assert read_scan(path).format == "text, 3 columns"
 
 
+@pytest.mark.parametrize(
+    ("heading", "expected"),
+    [
+        ("Wavelength (Å): 1.5406", ((1.5406, 1.0),)),
+        ("wavelength = 0.15406 nm", ((1.5406, 1.0),)),
+        ("Wavelength [nm]: 0.070932", ((0.70932, 1.0),)),
+        ("wavelength of the laser: 633.0", None),
+        (
+            "K-Alpha1 wavelength,1.5405980\nK-Alpha2 wavelength,1.5444260\n"
+            "Ratio K-Alpha2/K-Alpha1,0.48",
+            ((1.540598, 1.0), (1.544426, 0.48)),
+        ),
+    ],
+)
+def test_a_headings_wavelength_is_read_with_its_unit_and_lines(
+    heading: str, expected: tuple[tuple[float, float], ...] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{heading}\nAngle,Intensity\n" + "\n".join(f"{i},{i}" for i in range(9)))
+    wavelength = read_scan(path).wavelength
+    if expected is None:
+        assert wavelength is None
+    else:
+        assert wavelength is not None
+        np.testing.assert_allclose(wavelength.lines, expected)
+
+
+def test_points_counted_for_unequal_times_are_weighed_by_them(tmp_path: Path) -> None:
+    x = angles(10, 50)
+    y = counts(x)
+    times = np.where(x < 30, 1.0, 3.0)
+    text = patterns.xrdml(x, np.round(y * times)).decode()
+    listed = " ".join(f"{time:g}" for time in times)
+    tag = text.index("<intensities")
+    path = tmp_path / "a.xrdml"
+    path.write_text(f"{text[:tag]}<countingTimes>{listed}</countingTimes>{text[tag:]}")
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.intensity / times.mean(), y, atol=0.6)
+    assert any("counting times" in note for note in scan.notes)
+
+
 def test_a_kalpha1_monochromator_before_the_sample_leaves_one_line(tmp_path: Path) -> None:
     x = angles()
     data = patterns.xrdml(x, counts(x)).decode()
@@ -84,8 +125,10 @@ def test_repeated_scans_are_averaged_and_ranges_joined(tmp_path: Path) -> None:
     assert joined.x[-1] == pytest.approx(80)
     assert any("counting time" in warning for warning in joined.warnings)
     overlapping = patterns.xrdml(angles(40, 80), counts(angles(40, 80))).decode()
-    path.write_text(one[:end] + overlapping[start : overlapping.index("</xrdM") - 1] + one[end:])
-    with pytest.raises(PatternError, match=r"overlap|well-formed"):
+    path.write_text(
+        one[:end] + overlapping[start : overlapping.index("</xrdMeasurements>")] + one[end:]
+    )
+    with pytest.raises(PatternError, match=r"2 scans that overlap"):
         read_scan(path)
 
 
