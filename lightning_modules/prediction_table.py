@@ -1,13 +1,13 @@
 """`xxact predict`: a table or a folder of patterns to a table of predictions."""
 
 import csv
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.arguments import ArgumentParser
-from datamodules.measured.files import SUFFIXES
+from datamodules.measured.files import SUFFIXES, find_patterns, formula_from_name
 from datamodules.measured.options import add_options, options_from
 from lightning_modules.prediction import CONTRADICTION, ERROR, SURPLUS, Predictor
 from lightning_modules.task_callbacks import write_csv
@@ -48,26 +48,32 @@ def read_table(path: Path, added: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_folder(path: Path, formula_from_name: bool) -> list[dict[str, Any]]:
+def read_folder(path: Path, with_formulas: bool) -> list[dict[str, Any]]:
     """A row for each pattern in a folder, in the order of their names.
 
     Args:
         path: The folder; its subfolders are searched too.
-        formula_from_name: Whether a file's name begins with its formula, as in `MnO_run2.xy`.
+        with_formulas: Whether a file's name begins with its formula, as in `MnO_run2.xy`.
 
     Raises:
         ValueError: if there is none.
     """
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    found = find_patterns(path)
     # Tables of labels lie among patterns, and patterns are rarely .csv.
-    files = [file for file in files if file.suffix.lower() != ".csv"] or files
+    files = [file for file in found if file.suffix.lower() != ".csv"] or found
+    if len(files) < len(found):
+        print(
+            f"{path}: {len(found) - len(files)} .csv left out, taken for tables; name them in a "
+            "table if they are patterns",
+            file=sys.stderr,
+        )
     if not files:
         raise ValueError(f"{path}: no pattern in it ({' '.join(sorted(SUFFIXES))})")
     rows: list[dict[str, Any]] = []
     for file in files:
         row: dict[str, Any] = {"pattern": str(file.relative_to(path)), "formula": ""}
-        if formula_from_name:
-            row["formula"] = re.split("[ _-]", file.stem, maxsplit=1)[0]
+        if with_formulas:
+            row["formula"] = formula_from_name(file)
         rows.append(row)
     return rows
 
@@ -110,7 +116,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=256, help="rows at a time (256)")
     add_options(parser)
     given = parser.parse_args(args)
-    output: Path = given.output or given.input.with_suffix(".predictions.csv")
+    # `.` and `..` have no name of their own.
+    named = given.input.resolve() if given.input.name in ("", "..") else given.input
+    output: Path = given.output or named.with_suffix(".predictions.csv")
     if output.exists():
         raise ValueError(f"{output}: exists already; delete it or choose another with --output")
     is_folder = given.input.is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from datamodules.measured.cif import read_cif
 from datamodules.measured.gsas import is_gsas, read_gsas
 from datamodules.measured.rigaku import read_ras
 from datamodules.measured.scan import PatternError, Scan
-from datamodules.measured.text import read_text, read_uxd
+from datamodules.measured.text import SPEAKS_OF_Q, read_text, read_uxd
 from datamodules.measured.xrdml import read_xrdml
 
 MAX_BYTES = 64 * 2**20
@@ -60,6 +61,20 @@ _MAGIC = {
 }
 
 
+def find_patterns(folder: Path) -> list[Path]:
+    """Files in a folder and its subfolders whose names are of patterns, by their names."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    ]
+
+
+def formula_from_name(file: Path) -> str:
+    """The beginning of a file's name, as in `MnO_run2.xy`, up to a blank, hyphen or underscore."""
+    return re.split("[ _-]", file.stem, maxsplit=1)[0]
+
+
 def read_scan(path: str | Path, axis: str = "two_theta") -> Scan:
     """Reads a measured pattern of any known format.
 
@@ -100,8 +115,8 @@ def _read(path: Path, axis: str) -> Scan:
     if axis == "q":
         if not scan.format.startswith("text"):
             raise PatternError(f"--axis q is for text files; {scan.format} gives 2θ")
-        # A heading's wavelength is not needed: Q is the axis.
-        scan = replace(scan, axis="q", warnings=[])
+        warnings = [warning for warning in scan.warnings if warning != SPEAKS_OF_Q]
+        scan = replace(scan, axis="q", warnings=warnings)
     return scan
 
 

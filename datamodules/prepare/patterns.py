@@ -19,7 +19,7 @@ from datamodules.arguments import ArgumentParser
 from datamodules.formula import parse_formula, whole_amounts
 from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.files import SUFFIXES
+from datamodules.measured.files import SUFFIXES, find_patterns, formula_from_name
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.scan import wavelength_of_row
 from datamodules.prepare.crystal import reduced_formula
@@ -33,6 +33,7 @@ from datamodules.store import (
     write_shard,
 )
 
+_LEFT_OUT_TOLD = 20
 _SOFTWARE = ("xxact", "numpy", "scipy", "pybaselines", "pyarrow")
 
 
@@ -63,11 +64,10 @@ def read_rows(
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; give the folder of the patterns")
     if table is None:
-        files = [f for f in sorted(folder.rglob("*")) if f.suffix.lower() in SUFFIXES]
+        files = find_patterns(folder)
         if not files:
             raise SourceError(f"{folder}: no pattern in it ({' '.join(sorted(SUFFIXES))})")
-        names = [file.stem.replace("-", "_").replace(" ", "_").split("_")[0] for file in files]
-        return [Row(str(f.relative_to(folder)), n) for f, n in zip(files, names, strict=True)]
+        return [Row(str(file.relative_to(folder)), formula_from_name(file)) for file in files]
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -163,8 +163,9 @@ def prepare(
             continue
         seen.add(row.file)
     if not materials:
-        first = rejected[0]["detail"]
-        raise SourceError(f"{folder}: none of {len(rows)} patterns can be used; the first: {first}")
+        raise SourceError(
+            f"{folder}: none of {len(rows)} patterns can be used; the first: {_told(rejected[0])}"
+        )
     temporary.mkdir(parents=True)
     try:
         names = [target.name for target in targets]
@@ -205,6 +206,12 @@ def prepare(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return manifest
+
+
+def _told(entry: dict[str, Any]) -> str:
+    """A rejected row in a line: its place in the table, its file and the reason."""
+    detail = "met before" if entry["reason"] == "duplicate id" else entry["detail"]
+    return f"row {entry['entry'] + 1}, {entry['file'] or 'without a file'}: {detail}"
 
 
 def _plain(options: Options) -> dict[str, Any]:
@@ -291,6 +298,10 @@ def main(argv: list[str]) -> int:
         f"{given.output}: {counts['read']} read = {counts['written']} written + "
         f"{counts['rejected']} rejected + {counts['duplicates']} duplicates"
     )
-    for line in (given.output / REJECTED).read_text(encoding="utf-8").splitlines()[:20]:
-        print(f"  left out: {json.loads(line)['detail']}", file=sys.stderr)
+    left_out = (given.output / REJECTED).read_text(encoding="utf-8").splitlines()
+    for line in left_out[:_LEFT_OUT_TOLD]:
+        print(f"  left out: {_told(json.loads(line))}", file=sys.stderr)
+    if len(left_out) > _LEFT_OUT_TOLD:
+        more = len(left_out) - _LEFT_OUT_TOLD
+        print(f"  and {more} more: {given.output / REJECTED}", file=sys.stderr)
     return 0

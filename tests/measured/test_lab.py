@@ -71,7 +71,9 @@ def test_a_folder_becomes_a_store_of_profiles(
         np.testing.assert_array_equal(material.elements, wanted.elements)
     left_out = [json.loads(x) for x in (output / "rejected.jsonl").read_text().splitlines()]
     assert "no such file" in left_out[1]["detail"]
-    capsys.readouterr()
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "  left out: row 7, 0.xy: met before"
+    assert told[1].startswith("  left out: row 8, none.xy: ")
     assert prepare(folder, table, output) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -97,7 +99,7 @@ def test_formulas_are_written_as_in_simulated_stores(tmp_path: Path) -> None:
     [
         ("name,formula\na.xy,NaCl\n", "no column 'file'"),
         ("file,formula\n", "has no rows"),
-        ("file,formula\na.xy,NaCl\n", "none of 1 patterns can be used; the first: .*no such file"),
+        ("file,formula\na.xy,NaCl\n", "none of 1 .* the first: row 1, a.xy: .*no such file"),
     ],
 )
 def test_a_table_that_cannot_be_used_leaves_nothing(

@@ -89,6 +89,20 @@ def test_a_folder_of_patterns_is_predicted_with_formulas_from_their_names(
     assert read(folder.parent / "second.csv")[1]["formation_energy_from"] == "xrd"
 
 
+def test_the_folder_one_is_in_is_predicted_and_left_out_tables_are_told(
+    folder: Path,
+    checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (folder / "labels.csv").write_text("file,formula\n")
+    (folder / "._hidden.xy").write_text("resource fork")
+    monkeypatch.chdir(folder)
+    assert main(["predict", f"--checkpoint={checkpoint}", "--input=.", "--wavelength=CuKa"]) == 0
+    assert len(read(folder.with_suffix(".predictions.csv"))) == 3
+    assert "1 .csv left out" in capsys.readouterr().err
+
+
 def test_a_measured_pattern_is_predicted_like_its_simulation(
     folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
