@@ -269,8 +269,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     given = parser.parse_args(argv)
     only = [name for name in given.only.split(",") if name]
-    if unknown := set(only) - set(DISTURBANCES):
-        raise ValueError(f"--only: no {', '.join(sorted(unknown))}; there are {given.only}")
+    unknown = sorted(set(only) - set(DISTURBANCES))
+    if unknown or not only:
+        raise ValueError(
+            f"--only: no {', '.join(unknown) or 'name'}; there are {','.join(DISTURBANCES)}"
+        )
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     if given.output.exists() and not (given.output.is_dir() and not any(given.output.iterdir())):

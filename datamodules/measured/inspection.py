@@ -40,13 +40,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--fwhm",
         type=float,
+        default=0.5,
         metavar="DEGREES",
-        help="widen narrower lines to this, as prediction does (the recipes train on 0.5)",
+        help="widen narrower lines to this, as prediction does to the width that its model was "
+        "trained on (default: 0.5, the recipes'); 0 leaves them as measured",
     )
     add_options(parser)
     arguments = parser.parse_args(argv)
-    options = options_from(arguments, arguments.fwhm)
+    options = options_from(arguments, arguments.fwhm or None)
     path = arguments.pattern
+    picture = arguments.picture or Path(path.name + PICTURE)
+    if picture.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--picture {picture}: give a .png, .pdf or .svg")
     scan = read_scan(path, arguments.axis)
     unit = "°" if scan.axis == "two_theta" else " Å⁻¹"
     print(
@@ -63,8 +68,13 @@ def main(argv: list[str]) -> int:
         print(f"  lines are {pattern.fwhm:.2f}° wide (median, as measured)")
     for warning in pattern.warnings:
         print(f"  warning: {warning}")
-    picture = arguments.picture or Path(path.name + PICTURE)
-    draw(pattern, picture, title=path.name)
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(pattern, picture, title=path.name)
+    except OSError as error:
+        raise ValueError(
+            f"{picture}: cannot be written ({error.strerror}); choose --picture"
+        ) from None
     print(f"  picture: {picture}")
     return 0
 

@@ -252,11 +252,17 @@ def test_inspect_says_what_was_done_and_draws(
     monkeypatch.chdir(tmp_path)
     x = angles()
     path = write(tmp_path, "xrdml", x, counts(x))
-    assert main(["inspect", str(path), "--fwhm", "0.5"]) == 0
+    assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
     for text in ("4000 points", "mean of 1.54060 × 1, 1.54443 × 0.5", "background", "widened"):
         assert text in said
     assert (tmp_path / "pattern.xrdml.pattern.png").stat().st_size > 20_000
+    assert main(["inspect", str(path), "--fwhm", "0", "--picture", "new/a.png"]) == 0
+    assert "widened" not in capsys.readouterr().out
+    assert (tmp_path / "new/a.png").is_file()
+    for picture, reason in (("a.foo", "give a .png"), (f"{path}/a.png", "cannot be written")):
+        assert main(["inspect", str(path), "--picture", picture]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_inspect_of_a_file_without_wavelength_fails_in_one_line(

@@ -253,4 +253,6 @@ def test_robustness_is_reported_for_several_models(
     assert (output / "mae_volume_per_atom.png").stat().st_size > 10_000
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
-    assert main([*command[:-1], f"--output={tmp_path / 'x'}", "--only=rain"]) == 2
+    for only in ("rain", ""):
+        assert main([*command[:-1], f"--output={tmp_path / 'x'}", f"--only={only}"]) == 2
+        assert "there are noise,even_noise,width" in capsys.readouterr().err
