@@ -52,7 +52,7 @@ def first_crossing(
     """
     for i, value in enumerate(values):
         if value <= threshold:
-            if i == 0 or values[i - 1] == value:
+            if i == 0 or not np.isfinite(values[i - 1]):
                 return float(steps[i])
             share = (values[i - 1] - threshold) / (values[i - 1] - value)
             return float(steps[i - 1] + share * (steps[i] - steps[i - 1]))

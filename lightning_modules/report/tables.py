@@ -33,9 +33,11 @@ class Report:
         self._parts.append(text)
 
     def table(self, name: str, caption: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Add a table; all rows have the same keys."""
-        self._tables[name] = list(rows)
-        self._parts.append(f"**{caption}**\n\n{markdown(rows)}")
+        """Add a table; a row may lack what another has, as half a study's do."""
+        columns = dict.fromkeys(key for row in rows for key in row)
+        whole = [{key: row.get(key) for key in columns} for row in rows]
+        self._tables[name] = whole
+        self._parts.append(f"**{caption}**\n\n{markdown(whole)}")
 
     def figure(self, name: str, caption: str, figure: Figure) -> None:
         """Add a figure."""

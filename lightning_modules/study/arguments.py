@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -64,7 +65,10 @@ def parse(
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ValueError(f"--set {assignment}: must be KEY=VALUE")
-        values[recipe]["set"][key] = yaml.safe_load(text)
+        try:
+            values[recipe]["set"][key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {assignment}: {text} is no YAML value; quote it") from None
     plain = yaml.safe_load(parser.dump(values, skip_none=False))
     objects = parser.instantiate_classes(values)
     first = kind(**{name: objects[name] for name in _top(own)})
@@ -74,3 +78,17 @@ def parse(
 
 def _top(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a study or a sweep.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be made a folder ({error.strerror}); choose another --folder"
+        ) from error

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.study.arguments import parse
+from lightning_modules.study.arguments import make_folder, parse
 from lightning_modules.study.convergence import Convergence
 from lightning_modules.study.machine import Machine
 from lightning_modules.study.representation import Representation
-from lightning_modules.study.run import RESULT, STATE, Run, read_json
+from lightning_modules.study.run import FAILURE, RESULT, STATE, Run, read_json
 from lightning_modules.study.runner import Runner, main_exit
 from lightning_modules.study.scaling import Scaling
 
@@ -83,7 +83,7 @@ def main(args: Sequence[str]) -> int:
         ]
 
     runner = Runner(plan, folder, choice)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     definition_path(folder, kind).write_text(yaml.safe_dump(text, sort_keys=False))
     complete = runner.run()
     if complete:
@@ -94,15 +94,17 @@ def main(args: Sequence[str]) -> int:
 def load_results(study: Any, folder: Path) -> dict[str, Any]:
     """Results of all runs of a study that have finished, by name."""
     results: dict[str, Any] = {}
+    failed: set[str] = set()
     while True:
-        found = {
-            run.name: result
-            for run in study.plan(results, set())
-            if run.name not in results and (result := read_json(folder / run.name / RESULT))
-        }
-        if not found:
+        runs = study.plan(results, failed)
+        known = len(results) + len(failed)
+        for run in runs:
+            if run.name not in results and (result := read_json(folder / run.name / RESULT)):
+                results[run.name] = result
+        # A rate that failed is out of the race: the runs at the best of the others are known.
+        failed = {r.name for r in runs if (folder / r.name / FAILURE).is_file()} - results.keys()
+        if len(results) + len(failed) == known:
             return results
-        results |= found
 
 
 def _list(study: Any, folder: Path) -> None:

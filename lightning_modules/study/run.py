@@ -126,9 +126,10 @@ ALONE = {**PLAIN, "trainer.devices": 1}
 
 def _checkpoint(folder: Path, which: str) -> Path:
     if which == "best":
-        best = sorted((folder / CHECKPOINTS).glob("best-*.ckpt"))
+        # A kill may have left an older one beside it.
+        best = list((folder / CHECKPOINTS).glob("best-*.ckpt"))
         if best:
-            return best[-1]
+            return max(best, key=lambda path: path.stat().st_mtime_ns)
     return folder / CHECKPOINTS / "last.ckpt"
 
 

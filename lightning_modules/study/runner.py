@@ -134,7 +134,7 @@ class Runner:
         self._active[run.name] = active
         how = "continues" if state else "starts"
         self._tell(f"{how:<9} {run.name} ({len(self.results)} of {n_runs} finished)")
-        self._next(active)
+        self._go_on(active)
 
     def _next(self, active: _Active) -> None:
         """Begin the next command that is not done, or end the run."""
@@ -163,15 +163,21 @@ class Runner:
         if status == 0:
             state = read_json(folder / STATE)
             write_json(folder / STATE, state | {"done": [*state["done"], active.name]})
-            try:
-                self._next(active)
-                return
-            except (ValueError, OSError, KeyError) as error:
-                status, lines = 1, [f"{type(error).__name__}: {error}"]
+            self._go_on(active)
         else:
-            lines = last_lines(folder / LOG)
+            self._fail(active, status, last_lines(folder / LOG))
+
+    def _go_on(self, active: _Active) -> None:
+        """Begin the next command; what the commands left may be no result."""
+        try:
+            self._next(active)
+        except (ValueError, OSError, KeyError) as error:
+            self._fail(active, 1, [f"{type(error).__name__}: {error}"])
+
+    def _fail(self, active: _Active, status: int, lines: list[str]) -> None:
+        """End a run without a result."""
         write_json(
-            folder / FAILURE,
+            self.root / active.run.name / FAILURE,
             {"command": active.name, "exit_status": status, "last_lines": lines},
         )
         self.failed.add(active.run.name)

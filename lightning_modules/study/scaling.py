@@ -91,6 +91,8 @@ class Scaling:
     def __post_init__(self) -> None:
         """Refuse studies that show nothing."""
         self.pretraining.check(self.starts)
+        if not self.starts or not self.modalities:
+            raise ValueError("starts and modalities: each must name at least one")
         known = {"composition", "xrd", "both"}
         if unknown := set(self.modalities) - known:
             raise ValueError(

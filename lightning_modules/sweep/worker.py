@@ -14,6 +14,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, TrialState
 
 from lightning_modules.processes import Job, Lock, last_lines, xxact
+from lightning_modules.study.arguments import make_folder
 from lightning_modules.study.machine import Machine
 from lightning_modules.study.recipes import Recipe
 from lightning_modules.study.run import LOG, METRICS, PLAIN
@@ -42,7 +43,7 @@ def open_study(sweep: Sweep) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    Path(sweep.folder).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(sweep.folder))
     try:
         storage = RDBStorage(
             sweep.url(),

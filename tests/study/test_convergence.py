@@ -12,7 +12,7 @@ from lightning_modules.study.convergence import Convergence
 from lightning_modules.study.main import definition_path
 from lightning_modules.study.pretraining import Pretraining
 from lightning_modules.study.recipes import Recipe
-from lightning_modules.study.run import RESULT, Training, write_json
+from lightning_modules.study.run import FAILURE, RESULT, Training, write_json
 
 METRIC = "val/both/gap/mae"
 STUDY: dict[str, Any] = {
@@ -150,6 +150,16 @@ def test_ratios_are_seed_by_seed_with_and_without_pretraining(tmp_path: Path) ->
     assert samples["ratio_with_pretraining"]["each"] == [320 / (160 + 160), 320 / (80 + 160)]
     assert found["seconds"]["ratio_with_pretraining"]["each"] == [40 / 40, 40 / 30]
     assert numbers["starts"]["scratch"]["samples"]["ratio_with_pretraining"]["each"] == [1.0, 1.0]
+
+
+def test_runs_at_the_best_rate_count_where_another_rate_failed(tmp_path: Path) -> None:
+    mxm = {3: [2.0, 1.0, 0.5, 0.5], 4: [2.0, 1.5, 1.0, 1.0]}
+    folder = written(tmp_path, {"scratch": SCRATCH, "mxm": mxm})
+    failed = folder / study().run("mxm", 0.2, 3).name
+    (failed / RESULT).unlink()
+    assert report(folder).numbers["starts"]["mxm"]["seeds"] == [3], "still to come"
+    write_json(failed / FAILURE, {"exit_status": 1})
+    assert report(folder).numbers["starts"]["mxm"]["seeds"] == [3, 4]
 
 
 def test_a_start_that_never_gets_there_is_told_as_a_bound(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A study's runs: kept when finished, continued when killed, told when failed."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from lightning_modules.processes import Lock
+from lightning_modules.runs import CHECKPOINTS
+from lightning_modules.study.arguments import make_folder
 from lightning_modules.study.machine import Machine
-from lightning_modules.study.run import FAILURE, RESULT, Run
+from lightning_modules.study.run import FAILURE, RESULT, Run, Training
 from lightning_modules.study.runner import Runner
 from tests.study.fakes import FakeRun, append, eventually
 
@@ -66,6 +69,12 @@ def test_a_result_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
     assert not complete
     assert any("FileNotFoundError" in line for line in said)
     assert (tmp_path / "good" / RESULT).is_file()
+    # Its command is done: the next runner has only the result to make.
+    complete, said = make(tmp_path, [fake("silent", "pass"), fake("later", append("l"))])
+    assert not complete
+    assert any("FileNotFoundError" in line for line in said)
+    assert (tmp_path / "silent" / FAILURE).is_file()
+    assert (tmp_path / "later" / RESULT).is_file()
 
 
 def test_a_killed_runner_continues_after_the_last_finished_command(tmp_path: Path) -> None:
@@ -161,6 +170,26 @@ def test_the_machine_is_told_on_the_command_line() -> None:
     assert study.regression.arguments() == ["--config=r.yaml", '--a.b=[1, "x"]', "--c=0.5"]
     with pytest.raises(ValueError, match="--set a: must be KEY=VALUE"):
         parse("", Convergence, [*values, "--set=a"], Machine, "regression")
+    with pytest.raises(ValueError, match=r"--set a=\[: \[ is no YAML value"):
+        parse("", Convergence, [*values, "--set=a=["], Machine, "regression")
+
+
+def test_the_newest_of_the_best_checkpoints_is_tested(tmp_path: Path) -> None:
+    # A kill between two deletes leaves an older one, whose name may come last.
+    folder = tmp_path / "run" / CHECKPOINTS
+    folder.mkdir(parents=True)
+    for age, step in ((20, 50), (10, 100)):
+        path = folder / f"best-step={step}.ckpt"
+        path.touch()
+        os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    commands = list(Training("run", test="best").commands(tmp_path))
+    assert commands[1][1][-1] == f"--ckpt_path={folder / 'best-step=100.ckpt'}"
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file/x: cannot be made a folder"):
+        make_folder(tmp_path / "file/x")
 
 
 def test_several_runs_have_one_thread_each_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

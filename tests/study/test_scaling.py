@@ -1,5 +1,6 @@
 """Power laws and gains, on errors that follow known ones."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ STUDY: dict[str, Any] = {
     "sizes": [{"fraction": f, "max_steps": 100} for f in SIZES],
     "seeds": [0, 1],
 }
-EXPONENTS = {"composition": 0.3, "both": 0.5}
+EXPONENTS = {"composition": 0.3, "both": 0.5, "xrd": 0.2}
 N_TEST = 200
 
 
@@ -75,7 +76,7 @@ def test_runs_have_their_overlay_their_size_and_their_rate(tmp_path: Path) -> No
 def test_exponents_gains_and_the_claim_are_found(tmp_path: Path) -> None:
     made = report(written(tmp_path))
     laws = made.numbers["power_laws"]
-    for given, exponent in EXPONENTS.items():
+    for given, exponent in (("composition", 0.3), ("both", 0.5)):
         for start in ("scratch", "mxm"):
             assert laws[f"{given}/{start}"]["exponent"] == pytest.approx(exponent, abs=1e-6)
             assert laws[f"{given}/{start}"]["deviation"] < 1e-6
@@ -88,6 +89,23 @@ def test_exponents_gains_and_the_claim_are_found(tmp_path: Path) -> None:
     assert "| yes |" in text
     assert "| composition | mxm | 2 [" in text
     assert (tmp_path / "out/scaling.png").stat().st_size > 10_000
+
+
+def test_half_a_study_keeps_its_columns_apart(tmp_path: Path) -> None:
+    # `xrd` has come as far as its second size.
+    folder = written(tmp_path, modalities=STUDY["modalities"] | {"xrd": {}})
+    for path in (folder / "scaling/xrd").glob("*/fraction=*/seed=*/" + RESULT):
+        if "fraction=0.3" in str(path) or "fraction=1" in str(path):
+            path.unlink()
+    report(folder).write(tmp_path / "out")
+    with (tmp_path / "out/gains.csv").open(newline="") as file:
+        rows = {row["both against"]: row for row in csv.DictReader(file)}
+    assert rows["composition"]["gain at 10000"]
+    assert rows["xrd"]["gain at 1000"]
+    assert rows["xrd"]["gain at 10000"] == rows["xrd"]["difference of exponents"] == ""
+    lines = (tmp_path / "out/report.md").read_text().splitlines()
+    row = next(line for line in lines if line.startswith("| scratch | xrd"))
+    assert row.endswith("| – | – | – | – |")
 
 
 def test_equal_exponents_show_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +151,8 @@ def test_a_study_without_results_or_with_two_sizes(tmp_path: Path) -> None:
         ({"modalities": {"neutrons": {}}}, "no 'neutrons'"),
         ({"sizes": [{"fraction": 0.1, "max_steps": 9, "validations": 3}]}, "at least two"),
         ({"starts": {"mae": {"learning_rate": 0.1}}}, "start 'mae'"),
+        ({"starts": {}}, "starts and modalities"),
+        ({"modalities": {}}, "starts and modalities"),
     ],
 )
 def test_studies_that_show_nothing_are_refused(

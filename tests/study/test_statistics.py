@@ -15,6 +15,7 @@ from lightning_modules.report.statistics import first_crossing, group_means, int
         ([4.0, 2.0, 3.0, 1.0], 2.5, 17.5),  # the first time counts
         ([4.0, 2.0, 1.0], 0.5, None),
         ([4.0, float("nan"), 1.0], 0.5, None),
+        ([4.0, float("nan"), 1.0], 2.0, 30.0),  # between it and nothing there is no line
     ],
 )
 def test_a_curve_first_crosses_between_its_points(
