@@ -49,6 +49,14 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}: must be positive")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay is {self.layer_decay}: must lie in (0, 1]")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}: must be at least 0")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"optimizer.beta2 is {self.beta2}: must lie in [0, 1)")
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(
+                f"optimizer.final_fraction is {self.final_fraction}: must lie in [0, 1]"
+            )
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps is {self.warmup_steps}: must not be negative")
 

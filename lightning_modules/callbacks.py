@@ -27,6 +27,14 @@ def _counts(trainer: L.Trainer) -> bool:
     return not trainer.sanity_checking and trainer.state.fn == "fit"
 
 
+def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the optimizer has stepped with this batch; it does with an epoch's last in any case.
+
+    Gradients that are accumulated half are in no checkpoint.
+    """
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+
+
 def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Plain numbers; what is not finite becomes null, since JSON has no NaN."""
     numbers = {name: float(value) for name, value in metrics.items()}
@@ -155,8 +163,8 @@ class LastCheckpoint(Checkpoint):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Write, if it is time; half-accumulated gradients are in no checkpoint."""
-        self._between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        """Write, if it is time."""
+        self._between_steps = stepped(trainer, batch_idx)
         step = trainer.global_step
         if not self._between_steps or step == self._saved_at:
             return

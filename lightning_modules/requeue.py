@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.batch import Batch
+from lightning_modules.callbacks import stepped
 from lightning_modules.runs import CHECKPOINTS
 
 _LOG = logging.getLogger("lightning.pytorch")
@@ -53,9 +54,8 @@ class Requeue(Callback):
         batch_idx: int,
     ) -> None:
         """Save, requeue and stop, if the signal struck any rank."""
-        # Between two steps of accumulated gradients nothing could be resumed.
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not between or trainer.global_step % self.every_n_steps or trainer.should_stop:
+        looks = stepped(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0
+        if not looks or trainer.should_stop:
             return
         struck = torch.tensor(int(self._struck), device=pl_module.device)
         if not int(trainer.strategy.reduce(struck, reduce_op="sum")):

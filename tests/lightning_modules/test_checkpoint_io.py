@@ -1,5 +1,6 @@
-"""A kill while a checkpoint is written leaves the previous one."""
+"""A kill while a checkpoint is written leaves the previous one; the last step is in one."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -7,13 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
+from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import runs
 from lightning_modules.__main__ import main
+from lightning_modules.base import OptimizerConfig
+from lightning_modules.callbacks import LastCheckpoint
 from lightning_modules.checkpoint_io import AtomicCheckpointIO
 from tests.factories import make_store
+from tests.lightning_modules.batches import GRID
+from tests.lightning_modules.tasks import make_task
 from tests.test_cli import ROOT, SMALL
 
 
@@ -86,3 +93,31 @@ def test_runs_write_their_checkpoints_so(tmp_path: Path, monkeypatch: pytest.Mon
     )  # fmt: skip
     names = sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir())
     assert names == ["best-step=1.ckpt", "last.ckpt"] or names == ["best-step=2.ckpt", "last.ckpt"]
+
+
+def test_an_epochs_last_step_of_fewer_gradients_is_in_the_checkpoint(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", 96)
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=2,
+        # Three batches make the first step, the fourth the second.
+        accumulate_grad_batches=3,
+        limit_train_batches=4,
+        limit_val_batches=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[LastCheckpoint(1)],
+    )
+    data = XRDDataModule([str(tmp_path / "store")], global_batch_size=8, grid=GRID)
+    trainer.fit(make_task("MaskedXRD"), data)
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta2", 1.0), ("weight_decay", -0.1), ("final_fraction", 2.0)]
+)
+def test_an_optimizer_that_cannot_train_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"optimizer.{name} is {value}"):
+        dataclasses.replace(OptimizerConfig(), **{name: value})  # type: ignore[arg-type]
