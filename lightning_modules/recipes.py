@@ -22,4 +22,9 @@ def read_augmentation(path: Path) -> Augmentation:
         raise ValueError(f"{path}: no YAML file with data.augmentation; give an overlay") from None
     if unknown:
         raise ValueError(f"{path}: data.augmentation has no {', '.join(sorted(unknown))}")
-    return Augmentation(**values)
+    try:
+        return Augmentation(**values)
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: data.augmentation has a value of another kind ({error})"
+        ) from error
