@@ -5,6 +5,7 @@ of each kind are found at that scale. Nothing here has been trained on, if `--st
 `--split_…` are the training run's.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from datamodules.batch import Batch
 from datamodules.formula import parse_formula
 from datamodules.splits import SplitConfig
 from lightning_modules.contradictions import KINDS, Composition
+from lightning_modules.devices import choose_device
 from lightning_modules.evidence import (
     AlignedModel,
     Calibration,
@@ -67,7 +69,17 @@ def calibrate(
         augmentation: Changes under which patterns are drawn; None draws plain ones.
         false_alarms: Share of sound pairs to flag.
         limit: Materials of a split at most.
+
+    Raises:
+        ValueError: if there are too few sound pairs to flag any at that rate.
     """
+    needed = math.ceil(1.0 / false_alarms - 1e-9) - 1
+    if (n := len(batches.rows("calibration", limit))) < needed:
+        raise ValueError(
+            f"{n} materials for calibration: no pair could be flagged at a rate of "
+            f"{false_alarms:g} with fewer than {needed}; use larger stores, a larger --limit or "
+            "more --false_alarms"
+        )
     random = np.random.default_rng(_SEED)
     train = batches.rows("train", BANK)
     formulas = batches.collection.column("formula")
@@ -152,9 +164,10 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--false_alarms {given.false_alarms}: must lie between 0 and 1")
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
-    model = AlignedModel(given.checkpoint, given.device)
+    device = choose_device(given.device)
+    model = AlignedModel(given.checkpoint, device)
     split = SplitConfig(by=given.split_by, seed=given.split_seed)
-    batches = SplitBatches(given.store, model.grid, model.peaks, split, device=given.device)
+    batches = SplitBatches(given.store, model.grid, model.peaks, split, device=device)
     augmentation = read_augmentation(given.augmentation) if given.augmentation else None
     result = calibrate(model, batches, augmentation, given.false_alarms, given.limit)
     result.settings = {

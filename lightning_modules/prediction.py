@@ -28,6 +28,7 @@ from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.scan import wavelength_of_row
 from datamodules.rendering import PeakShape, Renderer
 from lightning_modules import checkpoints
+from lightning_modules.devices import choose_device
 from lightning_modules.evidence import Evidence
 from lightning_modules.regression import Regression
 
@@ -102,18 +103,20 @@ class Predictor:
                 f"{checkpoint}: was made by task {type(task).__name__}, which predicts no "
                 "property; give a checkpoint of lightning_modules.Regression"
             )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.task = task.to(device)
-        self.device = torch.device(device)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        self.device = choose_device(device)
+        self.task = task.to(self.device)
         self.batch_size = batch_size
         peaks = checkpoints.read(checkpoint)[checkpoints.KEY].get("peaks", {})
         self._renderer = Renderer(task.grid, PeakShape(**peaks))
         self._folder, self._axis = Path(folder), axis
-        self._options = options or Options()
+        self._options = replace(
+            options or Options(), model_polarization=self._renderer.shape.polarization
+        )
         if self._options.fwhm is None:
             self._options = replace(self._options, fwhm=self._renderer.shape.fwhm)
-        self._evidence = None if aligned is None else Evidence(aligned, device)
+        self._evidence = None if aligned is None else Evidence(aligned, self.device)
         if self._evidence is not None:
             theirs = self._evidence.model.grid
             if theirs != task.grid or self._evidence.model.peaks != self._renderer.shape:

@@ -22,6 +22,7 @@ from datamodules.randomness import Purpose, normal, uniform
 from datamodules.randomness import keys as random_keys
 from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
+from lightning_modules.devices import choose_device
 from lightning_modules.evaluation import coverage
 from lightning_modules.regression import Regression
 from lightning_modules.report.tables import Report
@@ -278,6 +279,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     if given.output.exists() and not (given.output.is_dir() and not any(given.output.iterdir())):
         raise ValueError(f"{given.output}: exists already; choose another folder with --output")
+    device = choose_device(given.device)
     split = SplitConfig(by=given.split_by, seed=given.split_seed)
     models = _named(given.checkpoint)
     rows: list[dict[str, Any]] = []
@@ -287,10 +289,8 @@ def main(argv: Sequence[str]) -> int:
         if not isinstance(task, Regression):
             raise ValueError(f"{path}: was made by {type(task).__name__}; give a regression's")
         peaks = PeakShape(**checkpoints.read(path)[checkpoints.KEY].get("peaks", {}))
-        batches = SplitBatches(
-            given.store, task.grid, peaks, split, task.targets.names, given.device
-        )
-        found = judge(task.to(given.device), batches, given.limit, only)
+        batches = SplitBatches(given.store, task.grid, peaks, split, task.targets.names, device)
+        found = judge(task.to(device), batches, given.limit, only)
         rows += [{"model": name, **row} for row in found]
         targets |= dict.fromkeys(task.targets.names)
     report = Report("Robustness against what measured patterns suffer from", {"rows": rows})

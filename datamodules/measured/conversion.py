@@ -39,6 +39,7 @@ class Options:
         background: Whether to take off a background.
         fwhm: Lines narrower than this are widened to it, degrees at the grid's wavelength: the
             width of the patterns that the model was trained on. None leaves them.
+        model_polarization: P of the patterns that the model was trained on.
         zero: 2θ at which the instrument's zero lies, degrees; subtracted from the angles.
     """
 
@@ -48,10 +49,12 @@ class Options:
     background: bool = True
     fwhm: float | None = None
     zero: float = 0.0
+    model_polarization: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.polarization <= 1.0:
-            raise ValueError(f"polarization is {self.polarization}; it lies in 0 to 1")
+        for polarization in (self.polarization, self.model_polarization):
+            if not 0.0 <= polarization <= 1.0:
+                raise ValueError(f"polarization is {polarization}; it lies in 0 to 1")
         if self.fwhm is not None and not 0.0 < self.fwhm <= 5.0:
             raise ValueError(f"fwhm is {self.fwhm}°; give a width above 0 and at most 5")
         if not abs(self.zero) < 5.0:
@@ -156,7 +159,7 @@ def convert(
     in_window = (position > grid.two_theta_min) & (position < grid.two_theta_max)
     independent = raw[measured] if _is_fine(position, grid) else counts[in_window]
     warnings += checks.check_signal(signal[measured], independent)
-    factor = _factor(scan, grid, wavelength, options.polarization, notes)
+    factor = _factor(scan, grid, wavelength, options, notes)
     signal = signal * np.where(measured, factor, 0.0)
 
     fwhm = typical_width(signal, grid.step)
@@ -248,14 +251,15 @@ def _factor(
     scan: Scan,
     grid: Grid,
     wavelength: Wavelength | None,
-    polarization: float,
+    options: Options,
     notes: list[str],
 ) -> np.ndarray:
     """Jacobian and ratio of Lorentz–polarization factors on the grid, (L,).
 
     A line's area over 2θ′ is I(2θ) (d2θ/dQ)(dQ/d2θ′), dQ/d2θ = 2π cos θ/λ; and its
-    Lorentz–polarization factor is that of the new angle and an unpolarised tube.
+    Lorentz–polarization factor is that of the new angle and the model's polarization.
     """
+    polarization, new = options.polarization, options.model_polarization
     theta_new = np.radians(grid.two_theta() / 2.0)
     if scan.axis == "q":
         # dQ is what the intensity counts by; LP of the measurement is unknown without λ.
@@ -270,10 +274,10 @@ def _factor(
     sine = np.sin(theta_new) * wavelength.mean / grid.wavelength
     theta = np.arcsin(np.clip(sine, 0.0, 1.0 - 1e-9))
     jacobian = np.cos(theta_new) / (1.0 if scan.axis == "q" else np.cos(theta))
-    ratio = _lorentz_polarization(theta_new, 1.0) / _lorentz_polarization(theta, polarization)
+    ratio = _lorentz_polarization(theta_new, new) / _lorentz_polarization(theta, polarization)
     if math.isclose(wavelength.mean, grid.wavelength, rel_tol=1e-3) and scan.axis == "two_theta":
-        if polarization != 1.0:
-            notes.append(f"polarization {polarization:g} converted to that of an unpolarised tube")
+        if polarization != new:
+            notes.append(f"polarization {polarization:g} converted to the model's, {new:g}")
     else:
         notes.append(
             f"intensities converted to {grid.wavelength:g} Å: Jacobian and Lorentz–polarization "

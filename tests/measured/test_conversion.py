@@ -41,6 +41,11 @@ def test_a_pattern_of_any_wavelength_equals_the_one_simulated_at_copper(
     expected = scaled(simulate(found.grid.two_theta(), CU, size=size), inside)
     assert inside.mean() > 0.6
     assert np.abs(found.profile - expected)[inside].max() < 0.01
+    # A model trained on polarised patterns gets such.
+    options = Options(background=False, polarization=polarization, model_polarization=0.0)
+    polarised = convert(scan_at(wavelength, x, y), options=options)
+    expected = simulate(found.grid.two_theta(), CU, size=size, polarization=0.0)
+    assert np.abs(polarised.profile - scaled(expected, inside))[inside].max() < 0.01
     # And what is not converted is far off.
     naive = convert(scan_at(wavelength, x, y), options=PLAIN)
     if polarization != 1.0:

@@ -159,6 +159,27 @@ def test_the_evidence_is_calibrated_on_held_out_pairs_of_every_kind(
     assert found.agreement(np.array([-1e9]))[0] == 1 / (1 + len(found.scores))
 
 
+def test_a_scale_of_too_few_pairs_and_impossible_devices_and_batches_are_refused(
+    aligned: tuple[Path, Path],
+    checkpoint: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, store = aligned
+    # At 5 % the lowest of fewer than 19 sound pairs is not rare enough: no flag could be raised.
+    assert calibrate(model, store, "--limit=18") == 2
+    assert "fewer than 19" in capsys.readouterr().err
+    assert not calibration_path(model).exists()
+    for device in ("gpu!", "cuda:99"):
+        assert calibrate(model, store, f"--device={device}") == 2
+        assert "cannot be used here" in capsys.readouterr().err
+    command = ["predict", f"--checkpoint={checkpoint}", f"--input={folder}"]
+    for option, said in (("--device=gpu!", "cannot be used"), ("--batch_size=-1", "at least 1")):
+        assert main([*command, option]) == 2
+        assert said in capsys.readouterr().err
+    assert not folder.with_suffix(".predictions.csv").exists()
+
+
 def test_a_pair_is_flagged_when_it_scores_below_the_sound_ones(
     aligned: tuple[Path, Path], folder: Path, checkpoint: Path
 ) -> None:
