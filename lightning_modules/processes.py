@@ -88,14 +88,25 @@ class Lock:
 
     @classmethod
     def take(cls, folder: Path) -> "Lock | None":
-        """Claim a folder, which is made if need be; None if another process has it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+        """Claim a folder, which is made if need be; None if another process has it.
+
+        Raises:
+            ValueError: if it cannot be written, or its file system has no locks.
+        """
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+        except OSError as error:
+            raise ValueError(
+                f"{folder}: cannot be locked ({error.strerror}); choose another --folder"
+            ) from error
         return cls(descriptor)
 
     def release(self) -> None:

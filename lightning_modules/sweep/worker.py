@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
@@ -237,20 +237,21 @@ class Worker:
                     self._prune(folder, f"ended at step {step}: {value:.6g}")
             if status == 0:
                 if not seen:
-                    trial.set_user_attr("exit_status", 0)
-                    raise CrashedError(f"{folder}: no {self.sweep.metric} in {METRICS}")
+                    self._crash(trial, folder, 0, [f"no {self.sweep.metric} in {METRICS}"])
                 best = min if self.sweep.direction == "minimize" else max
                 last = seen[max(seen)]
                 return best(seen.values()) if self.sweep.judge_by == "best" else last
             if status is not None:
-                lines = last_lines(folder / LOG)
-                trial.set_user_attr("exit_status", status)
-                trial.set_user_attr("last_lines", lines)
-                reason = lines[-1] if lines else "no output"
-                self._tell(f"failed    {folder.name}: exits with {status}: {reason}")
-                raise CrashedError(reason)
+                self._crash(trial, folder, status, last_lines(folder / LOG))
             if self._stop.wait(_POLL):
                 raise StoppedError
+
+    def _crash(self, trial: optuna.Trial, folder: Path, status: int, lines: list[str]) -> NoReturn:
+        trial.set_user_attr("exit_status", status)
+        trial.set_user_attr("last_lines", lines)
+        reason = lines[-1] if lines else "no output"
+        self._tell(f"failed    {folder.name}: exits with {status}: {reason}")
+        raise CrashedError(reason)
 
     def _prune(self, folder: Path, why: str) -> None:
         self._tell(f"pruned    {folder.name}: {why}")
@@ -302,5 +303,5 @@ def _reason(trial: FrozenTrial) -> str:
         return ""
     if "exit_status" not in trial.user_attrs:
         return "worker died; made again"
-    lines = trial.user_attrs.get("last_lines") or ["no metric"]
+    lines = trial.user_attrs.get("last_lines") or ["no output"]
     return f"exit status {trial.user_attrs['exit_status']}: {lines[-1]}"

@@ -1,10 +1,14 @@
 """A job ends with everything that it started, whoever ends it."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from lightning_modules.processes import Job, Lock, last_lines
 from tests.study.fakes import eventually, exists
@@ -91,6 +95,17 @@ def test_a_folder_has_one_owner_at_a_time(tmp_path: Path) -> None:
     assert Lock.take(tmp_path / "run") is None
     lock.release()
     assert Lock.take(tmp_path / "run") is not None
+
+
+def test_a_folder_without_locks_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(ValueError, match=r"run: cannot be locked \(No locks available\)"):
+        Lock.take(tmp_path / "run")
 
 
 def test_the_last_lines_of_a_log_show_bars_as_they_ended(tmp_path: Path) -> None:

@@ -138,8 +138,9 @@ def test_a_trial_that_diverges_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_trial_without_the_metric_has_failed(tmp_path: Path) -> None:
-    study, _ = make(sweep(tmp_path, metric="val/eror", trials=1))
+    study, said = make(sweep(tmp_path, metric="val/eror", trials=1))
     assert states(study) == {"FAIL": 1}
+    assert any("no val/eror in metrics.jsonl" in line for line in said)
 
 
 def test_a_bad_trial_is_pruned_and_its_process_ended(tmp_path: Path) -> None:
