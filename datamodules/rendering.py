@@ -133,17 +133,18 @@ class Renderer:
             changes = draw(self.augmentation, batch[SEED], batch[EPOCH], batch[INDEX])
         xrd, measured = self.render(batch, changes)
         rest = {key: value for key, value in batch.items() if key not in _RENDERED_FROM}
-        if changes.strain is not None and any(self.strain_powers):
-            rest[TARGETS] = self._strained_labels(batch, changes.strain)
-        return {**rest, XRD: xrd, MEASURED: measured}
+        return {**rest, **self.strained_labels(batch, changes), XRD: xrd, MEASURED: measured}
 
-    def _strained_labels(self, batch: Batch, strain_B: Tensor) -> Tensor:
-        """Labels of the strained cells, (B, T); dense profiles are not strained."""
+    def strained_labels(self, batch: Batch, changes: Perturbation) -> Batch:
+        """`TARGETS` of strained cells, (B, T), if any changes; dense profiles are not strained."""
+        strain_B = changes.strain
+        if strain_B is None or not any(self.strain_powers):
+            return {}
         if PROFILE in batch:
             strain_B = strain_B.masked_fill(torch.isfinite(batch[PROFILE]).any(dim=1), 0.0)
         stretch_B1 = (1.0 + strain_B).unsqueeze(1)
         powers = [stretch_B1**power for power in self.strain_powers]
-        return batch[TARGETS] * torch.cat(powers, dim=1)
+        return {TARGETS: batch[TARGETS] * torch.cat(powers, dim=1)}
 
     def render(self, batch: Batch, changes: Perturbation) -> tuple[Tensor, Tensor]:
         """Patterns with stated changes.

@@ -6,6 +6,7 @@ each of the models given. Random signs and partners are the same for all of them
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.arguments import ArgumentParser
-from datamodules.augmentation import STRAIN_POWERS, Perturbation
+from datamodules.augmentation import Perturbation
 from datamodules.batch import Batch
 from datamodules.peaks import PeakShape
 from datamodules.randomness import Purpose, normal, uniform
@@ -127,12 +128,8 @@ DISTURBANCES: dict[str, Disturbance] = {
 }
 
 
-def true_labels(targets_BT: Tensor, names: Sequence[str], changes: Perturbation) -> Tensor:
-    """Labels of the materials as they are after a change, (B, T)."""
-    if changes.strain is None:
-        return targets_BT
-    powers = torch.tensor([STRAIN_POWERS.get(n, 0) for n in names], device=targets_BT.device)
-    return targets_BT * (1.0 + changes.strain[:, None]) ** powers
+def _at_level(name: str, level: float, batch: Batch) -> Perturbation:
+    return DISTURBANCES[name].change(batch, level)
 
 
 @torch.no_grad()
@@ -152,15 +149,7 @@ def judge(
     levels += [(name, level) for name in only for level in DISTURBANCES[name].levels]
     found = []
     for name, level in levels:
-        drawn: list[Perturbation] = []
-
-        def change(
-            batch: Batch, name: str = name, level: float = level, drawn: list[Any] = drawn
-        ) -> Perturbation:
-            plain = name == "none"
-            drawn.append(Perturbation() if plain else DISTURBANCES[name].change(batch, level))
-            return drawn[-1]
-
+        change = None if name == "none" else partial(_at_level, name, level)
         impure = name != "none" and DISTURBANCES[name].impure
         # What is not given cannot disturb.
         modes = [mode for mode in task.modes if name == "none" or mode != "composition"]
@@ -170,7 +159,7 @@ def judge(
             after = None if name == "none" else DISTURBANCES[name].after
             if after is not None:
                 batch = batch | {keys.XRD: after(batch, level)}
-            labels.append(true_labels(batch[keys.TARGETS], task.targets.names, drawn[-1]))
+            labels.append(batch[keys.TARGETS])
             for mode in modes:
                 prediction, m = task.predict(batch, mode), list(task.modes).index(mode)
                 values[mode].append((prediction.value, *task.targets.interval(prediction, m)))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datamodules import batch as keys
-from datamodules.augmentation import Augmentation, Perturbation
+from datamodules.augmentation import STRAIN_POWERS, Augmentation, Perturbation
 from datamodules.batch import Batch
 from datamodules.collection import Collection
 from datamodules.gather import Gatherer
@@ -54,7 +54,8 @@ class SplitBatches:
         self.collection.check_grid(grid)
         self.collection.check_targets(list(targets))
         self.device, self.batch_size = torch.device(device), batch_size
-        self.renderer = Renderer(grid, peaks, Augmentation.off())
+        powers = [STRAIN_POWERS.get(name, 0) for name in targets]
+        self.renderer = Renderer(grid, peaks, Augmentation.off(), powers)
         self._gatherer = Gatherer(
             self.collection.stores, list(targets), self.collection.max_elements
         )
@@ -78,7 +79,7 @@ class SplitBatches:
     def batches(
         self, rows: np.ndarray, change: Change | None = None, impure: bool = False
     ) -> Iterator[Batch]:
-        """Rendered batches of some rows, in their order.
+        """Rendered batches of some rows, in their order; labels are those of strained cells.
 
         Args:
             rows: Row numbers.
@@ -97,4 +98,5 @@ class SplitBatches:
             lines = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
             changes = Perturbation() if change is None else change(lines)
             xrd, measured = self.renderer.render(lines, changes)
+            lines |= self.renderer.strained_labels(lines, changes)
             yield lines | {keys.XRD: xrd, keys.MEASURED: measured}

@@ -76,10 +76,12 @@ def read_rows(
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{table}: not a readable CSV table in UTF-8 ({error})") from None
     needed = [columns["file"], columns["formula"], *(target.column for target in targets)]
+    if columns["wavelength"] != "wavelength":
+        needed.append(columns["wavelength"])
     if missing := [name for name in needed if name not in header]:
         raise SourceError(
             f"{table}: no column {missing[0]!r}; there are {', '.join(header) or 'none'} (name "
-            "others with --file-column, --formula-column, --targets)"
+            "others with --file-column, --formula-column, --wavelength-column, --targets)"
         )
     if not rows:
         raise SourceError(f"{table}: has no rows")

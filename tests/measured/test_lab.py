@@ -76,6 +76,8 @@ def test_a_folder_becomes_a_store_of_profiles(
     assert told[1].startswith("  left out: row 8, none.xy: ")
     assert prepare(folder, table, output) == 2
     assert "exists already" in capsys.readouterr().err
+    assert prepare(folder, table, tmp_path / "other", "--wavelength-column=lambda") == 2
+    assert "no column 'lambda'" in capsys.readouterr().err
 
 
 def test_formulas_are_written_as_in_simulated_stores(tmp_path: Path) -> None:

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from datamodules.augmentation import Perturbation
+from datamodules.batch import Batch
 from datamodules.measured import Options
 from datamodules.measured.scan import parse_wavelength
+from datamodules.splits import SplitConfig
 from lightning_modules.__main__ import main
 from lightning_modules.contradictions import KINDS
 from lightning_modules.evidence import AlignedModel, Calibration, Evidence, calibration_path
 from lightning_modules.evidence_calibration import auc
 from lightning_modules.prediction import Predictor
+from lightning_modules.robustness import DISTURBANCES
+from lightning_modules.split_batches import SplitBatches
 from tests.factories import make_material, make_store
 from tests.measured import models
 from tests.measured.patterns import angles, counts, write, xy
@@ -237,6 +243,32 @@ def test_wrong_compositions_differ_as_they_should(kind: str) -> None:
 def test_auc_counts_ties_half() -> None:
     assert auc(np.array([1.0, 2.0]), np.array([0.0, 1.0])) == pytest.approx(0.875)
     assert auc(np.array([0.0]), np.array([0.0])) == 0.5
+
+
+def test_strained_crystals_are_judged_by_the_labels_that_they_have(tmp_path: Path) -> None:
+    grid, split = models.GRID, SplitConfig(by="random", test=0.3)
+    make_store(tmp_path / "lines", 100)
+    make_store(tmp_path / "dense", 100, layout="profile", grid=grid)
+    names = ["volume_per_atom", "formation_energy", "density"]
+    stores = [tmp_path / "lines", tmp_path / "dense"]
+    batches = SplitBatches(stores, grid, models.PEAKS, split, names)
+    rows = batches.rows("test")
+
+    def change(batch: Batch) -> Perturbation:
+        return DISTURBANCES["strain"].change(batch, 0.02)
+
+    (plain,), (strained,) = batches.batches(rows), batches.batches(rows, change)
+    ratio = strained["targets"] / plain["targets"]
+    dense = torch.from_numpy(rows >= 100)
+    assert 10 < dense.sum() < len(rows) - 10
+    # Lines move with the cell; a dense profile cannot, and its label stays.
+    assert (ratio[dense] == 1.0).all()
+    signs = {round(value, 4) for value in ratio[~dense, 0].tolist()}
+    assert signs == {round(1.02**3, 4), round(0.98**3, 4)}
+    assert (ratio[~dense, 1] == 1.0).all()
+    assert ratio[:, 2] == pytest.approx(1.0 / ratio[:, 0], rel=1e-5)
+    moved = (strained["xrd"] != plain["xrd"]).any(dim=1)
+    assert (moved == ~dense).all()
 
 
 def test_robustness_is_reported_for_several_models(
