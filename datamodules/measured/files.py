@@ -12,7 +12,7 @@ from datamodules.measured.cif import read_cif
 from datamodules.measured.gsas import is_gsas, read_gsas
 from datamodules.measured.rigaku import read_ras
 from datamodules.measured.scan import PatternError, Scan
-from datamodules.measured.text import SPEAKS_OF_Q, read_text, read_uxd
+from datamodules.measured.text import Q_IN_ANGSTROM, Q_IN_NM, read_text, read_uxd
 from datamodules.measured.xrdml import read_xrdml
 
 MAX_BYTES = 64 * 2**20
@@ -115,7 +115,10 @@ def _read(path: Path, axis: str) -> Scan:
     if axis == "q":
         if not scan.format.startswith("text"):
             raise PatternError(f"--axis q is for text files; {scan.format} gives 2θ")
-        warnings = [warning for warning in scan.warnings if warning != SPEAKS_OF_Q]
+        if Q_IN_NM in scan.warnings:
+            scan.notes.append("the heading's nm⁻¹ turned into Å⁻¹")
+            scan = replace(scan, x=scan.x / 10.0)
+        warnings = [w for w in scan.warnings if w not in (Q_IN_NM, Q_IN_ANGSTROM)]
         scan = replace(scan, axis="q", warnings=warnings)
     return scan
 

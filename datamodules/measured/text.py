@@ -17,9 +17,10 @@ _WAVELENGTH = re.compile(
 #: As PANalytical's .csv has them: `K-Alpha1 wavelength,1.5405980`, `Ratio K-Alpha2/K-Alpha1,0.5`.
 _DOUBLET = re.compile(r"k-?alpha\s?([12])\s+wavelength[\s,;:=]+(\d\.\d{2,8})", re.IGNORECASE)
 _RATIO = re.compile(r"k-?alpha\s?2\s?/\s?k-?alpha\s?1[\s,;:=]+(\d*\.?\d+)", re.IGNORECASE)
-_Q_AXIS = re.compile(r"(?<![a-z])q\s*[\[(_ ]*(?:1/)?(?:å|a\b|ang|nm)", re.IGNORECASE)
+_Q_AXIS = re.compile(r"(?<![a-z])q\s*[\[(_ ]*(?:1/)?(å|a\b|ang|nm)", re.IGNORECASE)
 _LINE_LENGTH = 4096
-SPEAKS_OF_Q = "the heading speaks of Q: if the first column is Q, say --axis q"
+Q_IN_ANGSTROM = "the heading speaks of Q: if the first column is Q, say --axis q"
+Q_IN_NM = "the heading speaks of Q in nm⁻¹: if the first column is Q, say --axis q"
 
 
 def numbers(line: str) -> list[float] | None:
@@ -69,8 +70,8 @@ def read_text(text: str) -> Scan:
     scan = _start_step_end(rows) or _columns(rows, heading)
     head = "\n".join(heading[:50])
     scan.wavelength = _heading_wavelength(head)
-    if _Q_AXIS.search(head):
-        scan.warnings.append(SPEAKS_OF_Q)
+    if match := _Q_AXIS.search(head):
+        scan.warnings.append(Q_IN_NM if match[1].lower() == "nm" else Q_IN_ANGSTROM)
     if decimal_commas:
         scan.notes.append("decimal commas")
     return scan

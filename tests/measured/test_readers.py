@@ -84,6 +84,24 @@ def test_a_headings_wavelength_is_read_with_its_unit_and_lines(
         np.testing.assert_allclose(wavelength.lines, expected)
 
 
+@pytest.mark.parametrize(
+    ("unit", "scale"), [("q_A^-1", 1.0), ("q_nm^-1", 10.0), ("Q (1/nm)", 10.0)]
+)
+def test_q_is_read_in_the_headings_unit_and_keeps_other_warnings(
+    unit: str, scale: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.xy"
+    q = np.arange(0.5, 2.5, 0.01)
+    counted = " ".join(f"{i}" for i in range(len(q) - 1))
+    path.write_text(f"# {unit} I\n" + "\n".join(f"{scale * a:.3f} {i}" for i, a in enumerate(q)))
+    scan = read_scan(path, axis="q")
+    np.testing.assert_allclose(scan.x, q, atol=1e-6)
+    assert not scan.warnings
+    assert any("--axis q" in warning for warning in read_scan(path).warnings)
+    path.write_text(f"# {unit}\n{0.5 * scale} {0.01 * scale} {2.49 * scale:.3f}\n{counted}\n")
+    assert "199 intensities where" in read_scan(path, axis="q").warnings[0]
+
+
 def test_points_counted_for_unequal_times_are_weighed_by_them(tmp_path: Path) -> None:
     x = angles(10, 50)
     y = counts(x)
