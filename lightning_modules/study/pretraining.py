@@ -27,8 +27,8 @@ class Pretraining:
         Raises:
             ValueError: naming those that there are.
         """
-        if not self.seeds:
-            raise ValueError("pretraining.seeds is empty: name at least one seed")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"pretraining.seeds is {self.seeds}: name at least one, each once")
         for start in starts:
             if start != SCRATCH and start not in self.recipes:
                 raise ValueError(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.splits import SplitConfig
 from lightning_modules.processes import module
 from lightning_modules.runs import CHECKPOINTS
 from lightning_modules.study.pretraining import SCRATCH, Pretraining
-from lightning_modules.study.run import Run, read_json
+from lightning_modules.study.run import Run, check_split, read_json
 
 KIND = "representation"
 #: Starts that are no pretraining: random weights, and the inputs themselves.
@@ -57,6 +58,8 @@ class Probe(Run):
 
     def collect(self, root: Path) -> dict[str, Any]:
         """What the probes found."""
+        # Vectors are judged on the split that a data module has by default.
+        check_split(SplitConfig(), root, self.needs)
         found: dict[str, Any] = read_json(root / self.name / PROBES)
         return found
 

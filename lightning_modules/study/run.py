@@ -7,7 +7,7 @@ are done), `log.txt`, and either `result.json` or `failure.json`.
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -99,11 +99,13 @@ class Training(Run):
     def collect(self, root: Path) -> dict[str, Any]:
         """Curve, final and test metrics, size of the training split, errors of each formula."""
         folder = root / self.name
+        data = read(folder / CONFIG)["data"]
+        check_split(SplitConfig(**data["split"]), root, self.needs)
         lines = (folder / METRICS).read_text().splitlines()
         result: dict[str, Any] = {
             "curve": [json.loads(line) for line in lines],
             "final": json.loads((folder / "metrics.json").read_text()),
-            "n_train": training_size(read(folder / CONFIG)["data"]),
+            "n_train": training_size(data),
         }
         if self.test != "none":
             result["test"] = json.loads((folder / "metrics.test.json").read_text())
@@ -131,6 +133,26 @@ def _checkpoint(folder: Path, which: str) -> Path:
         if best:
             return max(best, key=lambda path: path.stat().st_mtime_ns)
     return folder / CHECKPOINTS / "last.ckpt"
+
+
+def check_split(split: SplitConfig, root: Path, needs: Sequence[str]) -> None:
+    """Refuse a pretraining that may have seen what is tested.
+
+    Args:
+        split: How the tested materials were held out.
+        root: The study's folder.
+        needs: Names of the pretraining runs.
+
+    Raises:
+        ValueError: if one of them held out others.
+    """
+    for name in needs:
+        other = SplitConfig(**read(root / name / CONFIG)["data"]["split"])
+        if other != split:
+            raise ValueError(
+                f"{name}: its data.split is {other.to_dict()}, here {split.to_dict()}: it may have "
+                "seen what is tested; give both the same"
+            )
 
 
 def training_size(data: dict[str, Any]) -> int:

@@ -294,6 +294,19 @@ def test_mistakes_are_told_in_one_line(
     assert expected in errors[0]
 
 
+def test_a_pretraining_that_may_have_seen_the_test_is_refused(tmp_path: Path) -> None:
+    from datamodules.splits import SplitConfig
+    from lightning_modules.study.run import check_split
+
+    for name, seed in (("alike", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        content = {"data": {"split": SplitConfig(seed=seed).to_dict()}}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(content))
+    check_split(SplitConfig(), tmp_path, ["alike"])
+    with pytest.raises(ValueError, match=r"other: its data\.split is .*may have seen"):
+        check_split(SplitConfig(), tmp_path, ["alike", "other"])
+
+
 def test_a_recipe_changes_what_a_run_is(tmp_path: Path) -> None:
     from lightning_modules.study.recipes import Recipe
 
