@@ -196,3 +196,5 @@ class Task(L.LightningModule):
         if data is not None:
             # Predictions from a store are drawn as those of validation were.
             checkpoint[checkpoints.KEY]["peaks"] = checkpoints.plain(data.renderer.shape)
+            # Reports must not judge a model by what it was trained on.
+            checkpoint[checkpoints.KEY]["split"] = checkpoints.plain(data.split)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import torch
 from torch import nn
 
+from datamodules.splits import SplitConfig
+
 if TYPE_CHECKING:
     from lightning_modules.base import Task
 
@@ -47,6 +49,15 @@ def describe(task: "Task") -> dict[str, Any]:
         "task": f"{kind.__module__}.{kind.__qualname__}",
         "arguments": plain(task.arguments()),
     }
+
+
+def split_of(path: str | Path) -> SplitConfig:
+    """How the run that wrote a checkpoint split its materials.
+
+    Raises:
+        ValueError: as of `read`.
+    """
+    return SplitConfig(**read(path)[KEY].get("split", {}))
 
 
 def read(path: str | Path) -> dict[str, Any]:

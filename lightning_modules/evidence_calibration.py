@@ -1,8 +1,8 @@
 """`xxact report evidence`: what an aligned model's similarity is worth, measured and stored.
 
 Sound pairs of the calibration split give the scale; the test split says how many contradictions
-of each kind are found at that scale. Nothing here has been trained on, if `--store` and
-`--split_…` are the training run's.
+of each kind are found at that scale. Nothing here has been trained on: the split is that of the
+training run, as its checkpoint says, whatever the store.
 """
 
 import math
@@ -19,7 +19,7 @@ from datamodules.arguments import ArgumentParser
 from datamodules.augmentation import Augmentation, draw
 from datamodules.batch import Batch
 from datamodules.formula import parse_formula
-from datamodules.splits import SplitConfig
+from lightning_modules import checkpoints
 from lightning_modules.contradictions import KINDS, Composition
 from lightning_modules.devices import choose_device
 from lightning_modules.evidence import (
@@ -152,8 +152,6 @@ def main(argv: Sequence[str]) -> int:
         metavar="OVERLAY.yaml",
         help="draw patterns with its random changes, as configs/augmentation/measured.yaml",
     )
-    parser.add_argument("--split_by", default="formula", choices=("formula", "system", "random"))
-    parser.add_argument("--split_seed", type=int, default=0, help="data.split.seed of the run")
     parser.add_argument(
         "--false_alarms", type=float, default=0.05, help="share of sound pairs flagged (0.05)"
     )
@@ -166,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     device = choose_device(given.device)
     model = AlignedModel(given.checkpoint, device)
-    split = SplitConfig(by=given.split_by, seed=given.split_seed)
+    split = checkpoints.split_of(given.checkpoint)
     batches = SplitBatches(given.store, model.grid, model.peaks, split, device=device)
     augmentation = read_augmentation(given.augmentation) if given.augmentation else None
     result = calibrate(model, batches, augmentation, given.false_alarms, given.limit)

@@ -21,7 +21,6 @@ from datamodules.batch import Batch
 from datamodules.peaks import PeakShape
 from datamodules.randomness import Purpose, normal, uniform
 from datamodules.randomness import keys as random_keys
-from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.devices import choose_device
 from lightning_modules.evaluation import coverage
@@ -253,8 +252,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--store", action="append", required=True, help="repeatable")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--only", default=",".join(DISTURBANCES), metavar="noise,width,…")
-    parser.add_argument("--split_by", default="formula", choices=("formula", "system", "random"))
-    parser.add_argument("--split_seed", type=int, default=0, help="data.split.seed of the runs")
     parser.add_argument("--limit", type=int, help="materials at most")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     given = parser.parse_args(argv)
@@ -269,8 +266,13 @@ def main(argv: Sequence[str]) -> int:
     if given.output.exists() and not (given.output.is_dir() and not any(given.output.iterdir())):
         raise ValueError(f"{given.output}: exists already; choose another folder with --output")
     device = choose_device(given.device)
-    split = SplitConfig(by=given.split_by, seed=given.split_seed)
     models = _named(given.checkpoint)
+    splits = {path: checkpoints.split_of(path) for path in models.values()}
+    if len(set(splits.values())) > 1:
+        raise ValueError(
+            f"{', '.join(splits)}: were trained with different data.split; "
+            "compare models of one split"
+        )
     rows: list[dict[str, Any]] = []
     targets: dict[str, None] = {}
     for name, path in models.items():
@@ -278,7 +280,9 @@ def main(argv: Sequence[str]) -> int:
         if not isinstance(task, Regression):
             raise ValueError(f"{path}: was made by {type(task).__name__}; give a regression's")
         peaks = PeakShape(**checkpoints.read(path)[checkpoints.KEY].get("peaks", {}))
-        batches = SplitBatches(given.store, task.grid, peaks, split, task.targets.names, device)
+        batches = SplitBatches(
+            given.store, task.grid, peaks, splits[path], task.targets.names, device
+        )
         found = judge(task.to(device), batches, given.limit, only)
         rows += [{"model": name, **row} for row in found]
         targets |= dict.fromkeys(task.targets.names)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from tests.factories import make_store
@@ -154,10 +155,11 @@ def test_a_run_leaves_checkpoints_metrics_pictures_and_its_configuration(
 def test_a_checkpoint_rebuilds_its_task_without_pickles(
     fit: Callable[..., int], tmp_path: Path
 ) -> None:
-    assert fit(*STEPS) == 0
+    assert fit(*STEPS, "--data.split.by=system", "--data.split.seed=3") == 0
     path = tmp_path / "run/checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["global_step"] == 4
+    assert checkpoints.split_of(path) == SplitConfig(by="system", seed=3)
     assert "hyper_parameters" not in checkpoint
     task = checkpoints.load_task(path)
     assert not task.training

@@ -6,6 +6,7 @@ import torch
 
 from datamodules.grid import Grid
 from datamodules.peaks import PeakShape
+from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
@@ -15,24 +16,30 @@ from lightning_modules.regression import Regression
 GRID = Grid(step=0.1)
 SMALL = BackboneConfig(width=16, heads=2, composition_layers=1, xrd_layers=1)
 PEAKS = PeakShape(fwhm=0.4)
+SPLIT = SplitConfig()
 
 
-def save(task: Task, path: Path) -> Path:
-    described = checkpoints.describe(task) | {"peaks": checkpoints.plain(PEAKS)}
+def save(task: Task, path: Path, split: SplitConfig) -> Path:
+    described = checkpoints.describe(task) | {
+        "peaks": checkpoints.plain(PEAKS),
+        "split": checkpoints.plain(split),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.write(path, {checkpoints.KEY: described, "state_dict": task.state_dict()})
     return path
 
 
-def regression(path: Path, *targets: str, calibrated: bool = True) -> Path:
+def regression(
+    path: Path, *targets: str, calibrated: bool = True, split: SplitConfig = SPLIT
+) -> Path:
     torch.manual_seed(0)
     task = Regression(targets or ("formation_energy",), SMALL, GRID)
     task.targets.units = ["eV/atom"] * len(task.targets.names)
     if calibrated:
         task.targets.conformal.fill_(2.0)
-    return save(task, path)
+    return save(task, path, split)
 
 
 def aligned(path: Path) -> Path:
     torch.manual_seed(0)
-    return save(Contrastive(SMALL, GRID, embedding_width=8), path)
+    return save(Contrastive(SMALL, GRID, embedding_width=8), path, SPLIT)

@@ -309,3 +309,17 @@ def test_robustness_is_reported_for_several_models(
     for only in ("rain", ""):
         assert main([*command[:-1], f"--output={tmp_path / 'x'}", f"--only={only}"]) == 2
         assert "there are noise,even_noise,width" in capsys.readouterr().err
+
+
+def test_models_of_different_splits_are_not_compared(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    make_store(store, 60)
+    other = models.regression(tmp_path / "other.ckpt", split=SplitConfig(seed=7))
+    command = [
+        "report", "robustness", f"--checkpoint=one={checkpoint}", f"--checkpoint=two={other}",
+        f"--store={store}", f"--output={tmp_path / 'robustness'}",
+    ]  # fmt: skip
+    assert main(command) == 2
+    assert "different data.split" in capsys.readouterr().err
