@@ -27,7 +27,8 @@ def test_a_cluster_makes_the_same_store_also_if_a_worker_dies(tmp_path: Path) ->
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as cluster:
-        for name, made in (("there", source), ("dying", Deadly(paths, (GAP,), flags=tmp_path))):
+        deadly = Deadly(paths, labels=(GAP,), flags=tmp_path)
+        for name, made in (("there", source), ("dying", deadly)):
             where = DaskCluster(cluster.scheduler_address)
             assert where.count >= 1
             prepare(made, tmp_path / name, where, quiet=True, slice_size=SIZE)

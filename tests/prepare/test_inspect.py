@@ -116,7 +116,6 @@ def test_what_is_no_store_is_told(
     for arguments in (
         [str(tmp_path / "none")],
         [str(tmp_path)],
-        [str(tmp_path / "a.csv")],
         [str(store)],
         [str(store), "--picture", "x.png"],
     ):

@@ -218,7 +218,7 @@ class Deadly(CsvSource):
 def test_a_worker_that_dies_is_replaced(
     source: CsvSource, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    deadly = Deadly(source.files, source.labels, flags=tmp_path)
+    deadly = Deadly(source.files, labels=source.labels, flags=tmp_path)
     make(deadly, tmp_path / "store", LocalProcesses(1))
     assert (tmp_path / "death0").exists()
     assert contents(tmp_path / "store") == expected
@@ -227,7 +227,7 @@ def test_a_worker_that_dies_is_replaced(
 def test_an_entry_that_always_kills_its_worker_is_an_error(
     source: CsvSource, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    deadly = Deadly(source.files, source.labels, flags=tmp_path, deaths=100)
+    deadly = Deadly(source.files, labels=source.labels, flags=tmp_path, deaths=100)
     with pytest.raises(SourceError, match=r"workers died 3 times while preparing b\.csv"):
         make(deadly, tmp_path / "store", LocalProcesses(1))
     make(source, tmp_path / "store")
@@ -405,7 +405,7 @@ def test_a_file_that_disappears_is_told(
 ) -> None:
     shutil.copy(source.files[1], tmp_path / "kept")
     with pytest.raises(SourceError, match=r"b\.csv: the file has disappeared; put it back"):
-        make(Vanishing(source.files, source.labels), tmp_path / "store")
+        make(Vanishing(source.files, labels=source.labels), tmp_path / "store")
     shutil.copy(tmp_path / "kept", source.files[1])
     make(source, tmp_path / "store")
     assert contents(tmp_path / "store") == expected
