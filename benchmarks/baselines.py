@@ -105,7 +105,10 @@ def boost(
 
 def of_a_run(run: Path, target: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Predictions of a tested run by mode, in the order of `ids`; NaN where it has none."""
-    with (run / "predictions.test.csv").open(encoding="utf-8") as file:
+    path = run / "predictions.test.csv"
+    if not path.is_file():
+        raise SystemExit(f"{path}: not there; make it with `make evaluate CKPT=…`")
+    with path.open(encoding="utf-8") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     some = next(iter(rows.values()))
     modes = [m for m in ("both", "composition", "xrd") if f"{target}_{m}" in some]
