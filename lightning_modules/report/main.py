@@ -1,7 +1,6 @@
 """`xxact report`: figures (PNG), tables (Markdown, CSV) and numbers (JSON) of finished runs."""
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ OTHERS = {
 def main(args: Sequence[str]) -> int:
     """Run `xxact report`."""
     words = list(args)
-    others = [name for name, module in OTHERS.items() if importlib.util.find_spec(module)]
-    if words and words[0] in others:
+    if words and words[0] in OTHERS:
         # They run models: see `lightning_modules.__main__`.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return int(importlib.import_module(OTHERS[words[0]]).main(words[1:]))
@@ -28,7 +26,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "kind",
         choices=STUDIES,
-        help="which study; also, each with its own --help: " + ", ".join(others),
+        help="which study; also, each with its own --help: " + ", ".join(OTHERS),
     )
     parser.add_argument("--study", type=Path, required=True, help="the study's folder")
     parser.add_argument(
