@@ -347,3 +347,14 @@ def test_an_error_of_ours_is_not_passed_off_as_the_users(
     monkeypatch.setattr("lightning_modules.masked_xrd.MaskedXRD.training_step", bug)
     assert fit(*STEPS) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_bfloat16_clips_gradients_with_the_fused_optimizer(
+    fit: Callable[..., int], tmp_path: Path
+) -> None:
+    # With a limit of almost nothing, AdamW's moments stay almost nothing.
+    assert fit(*STEPS, "--trainer.precision=bf16-mixed", "--trainer.gradient_clip_val=1e-6") == 0
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    optimizer = torch.load(path, weights_only=True)["optimizer_states"][0]
+    norms = [state["exp_avg"].norm() for state in optimizer["state"].values()]
+    assert 0 < max(norms) <= 1e-6
