@@ -35,17 +35,30 @@ def stepped(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
 
 
+def validation_follows(trainer: L.Trainer) -> bool:
+    """Whether a validation that is counted in steps comes right after this batch."""
+    if not trainer.enable_validation or trainer.check_val_every_n_epoch is not None:
+        return False
+    done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    return done % trainer.val_check_batch == 0  # type: ignore[operator]
+
+
 def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Plain numbers; what is not finite becomes null, since JSON has no NaN."""
     numbers = {name: float(value) for name, value in metrics.items()}
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class MetricsWriter(Callback):
@@ -82,7 +95,7 @@ class MetricsWriter(Callback):
         if trainer.is_global_zero and path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _step(line) <= trainer.global_step]
-            path.write_text("".join(kept))
+            write_whole(path, "".join(kept))
 
     def on_train_batch_end(
         self,
@@ -142,7 +155,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt`, from which `--resume` continues.
 
     Written every so many steps, after each validation (so that it knows of the best checkpoint
-    found there) and at the last step.
+    found there) and at the last step. Not between a step and its validation: Lightning (2.6) skips
+    the validation when it resumes from there.
 
     Args:
         every_n_steps: Steps between two writes.
@@ -166,7 +180,7 @@ class LastCheckpoint(Checkpoint):
         """Write, if it is time."""
         self._between_steps = stepped(trainer, batch_idx)
         step = trainer.global_step
-        if not self._between_steps or step == self._saved_at:
+        if not self._between_steps or step == self._saved_at or validation_follows(trainer):
             return
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import yaml
 from datamodules.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
+from lightning_modules.masked_xrd import MaskedXRD
 from tests.factories import make_store
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +198,23 @@ def test_resume_continues_and_keeps_the_first_configuration(
     assert [line["samples_seen"] for line in lines] == [16, 32, 48, 64]
     times = [line["wall_time"] for line in lines]
     assert times == sorted(times)
+
+
+def test_a_run_that_died_in_a_validation_makes_up_for_it(
+    fit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = MaskedXRD.validation_step
+
+    def dies(task: MaskedXRD, *arguments: Any) -> None:
+        assert task.global_step < 4, "killed"
+        step(task, *arguments)
+
+    monkeypatch.setattr(MaskedXRD, "validation_step", dies)
+    assert fit(*STEPS) != 0
+    monkeypatch.undo()
+    assert fit(*STEPS, "--resume") == 0
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
 
 
 def test_resume_needs_a_checkpoint_and_auto_does_not(

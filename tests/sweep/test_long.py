@@ -80,6 +80,7 @@ def test_a_killed_sweep_ends_both_ranks_of_its_trial_and_continues_it(tmp_path: 
     definition.write_text(yaml.safe_dump(values))
     run = tmp_path / "out/trial_0000"
     sweep = start(tmp_path, "sweep", f"--config={definition}")
+    # It is written after the first validation, so there are metrics too.
     assert eventually(lambda: (run / "checkpoints/last.ckpt").is_file(), 120), (
         tmp_path / "log"
     ).read_text()
