@@ -15,7 +15,7 @@ from datamodules.grid import Grid
 from datamodules.randomness import Purpose, uniform
 from datamodules.randomness import keys as random_keys
 from lightning_modules import calibration
-from lightning_modules.backbone import BackboneConfig, VisiblePatches
+from lightning_modules.backbone import BackboneConfig, BackboneOutput, VisiblePatches
 from lightning_modules.base import OptimizerConfig, Task
 from lightning_modules.distributed import mean_over_ranks
 from lightning_modules.evaluation import Predictions, Table, report
@@ -24,6 +24,8 @@ from lightning_modules.targets import Prediction, Targets
 
 Modality = Literal["composition", "xrd"]
 BOTH: tuple[Modality, ...] = ("composition", "xrd")
+#: What the model is given in each mode: whether composition, whether pattern.
+_GIVEN = {"both": (True, True), "composition": (True, False), "xrd": (False, True)}
 #: Log-spreads are cut off here (standardised): no label is known to a thousandth of their spread.
 _LOG_SPREAD = (-7.0, 3.0)
 
@@ -38,9 +40,12 @@ class Regression(Task):
         optimizer: Optimizer and schedule; `layer_decay` gives lower layers lower rates.
         modalities: What the model is given: `composition`, `xrd` or both. What is not given is
             not run.
-        modality_dropout: With both: share of the materials that are given one alone in training,
-            the composition or the pattern with equal chance, so that the model answers from
-            either. 0 trains for both together only.
+        modality_dropout: With both: share of the materials whose composition is hidden in
+            training, so that the model answers from the pattern alone too; 0: it does not.
+        composition_weight: With both: weight of a second loss in each step, of the prediction of
+            the same materials from the composition alone, which costs little; 0: the model does
+            not answer from it. Without it the composition is learned less well than by a model
+            that is given nothing else (docs/results.md).
         spread_beta: 1 trains the prediction by the absolute error, 0 by the Laplace likelihood.
         confidence: Probability with which an interval contains the label.
         freeze: Parts that are not trained, such as `backbone.composition`.
@@ -56,7 +61,8 @@ class Regression(Task):
         grid: Grid = Grid(),  # noqa: B008 (frozen)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         modalities: Sequence[Modality] = BOTH,
-        modality_dropout: float = 0.3,
+        modality_dropout: float = 0.15,
+        composition_weight: float = 1.0,
         spread_beta: float = 1.0,
         confidence: float = 0.9,
         freeze: Sequence[str] = (),
@@ -72,10 +78,13 @@ class Regression(Task):
         for name, value in (("modality_dropout", modality_dropout), ("spread_beta", spread_beta)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} is {value}: must lie in [0, 1]")
+        if not 0.0 <= composition_weight < float("inf"):
+            raise ValueError(f"composition_weight is {composition_weight}: must be 0 or more")
         if not 0.0 < confidence < 1.0:
             raise ValueError(f"confidence is {confidence}: must lie between 0 and 1")
         self.modalities = sorted(modalities)
         self.modality_dropout = modality_dropout if len(modalities) == 2 else 0.0
+        self.composition_weight = composition_weight if len(modalities) == 2 else 0.0
         self.spread_beta, self.confidence = spread_beta, confidence
         self.frozen = list(freeze)
         self.modes = self._modes()
@@ -91,10 +100,12 @@ class Regression(Task):
 
     def _modes(self) -> dict[str, tuple[bool, bool]]:
         """Names of what the model can be given: whether composition, whether pattern."""
-        alone = {"composition": (True, False), "xrd": (False, True)}
-        if len(self.modalities) == 1:
-            return {name: alone[name] for name in self.modalities}
-        return {"both": (True, True)} | (alone if self.modality_dropout else {})
+        trained = {
+            "both": len(self.modalities) == 2,
+            "composition": self.modalities == ["composition"] or self.composition_weight > 0,
+            "xrd": self.modalities == ["xrd"] or self.modality_dropout > 0,
+        }
+        return {name: _GIVEN[name] for name in trained if trained[name]}
 
     def _freeze(self) -> None:
         """Freeze what is not to be trained, and what is never run: DDP would wait for it."""
@@ -115,6 +126,7 @@ class Regression(Task):
             "targets": self.targets.names,
             "modalities": self.modalities,
             "modality_dropout": self.modality_dropout,
+            "composition_weight": self.composition_weight,
             "spread_beta": self.spread_beta,
             "confidence": self.confidence,
             "freeze": self.frozen,
@@ -122,7 +134,12 @@ class Regression(Task):
 
     def shaping_arguments(self) -> set[str]:
         """Arguments that a resumed or evaluated checkpoint must agree in."""
-        return super().shaping_arguments() | {"targets", "modalities", "modality_dropout"}
+        return super().shaping_arguments() | {
+            "targets",
+            "modalities",
+            "modality_dropout",
+            "composition_weight",
+        }
 
     def setup(self, stage: str) -> None:
         """Take units, and before training the statistics of the training split."""
@@ -139,11 +156,16 @@ class Regression(Task):
         has_xrd: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Standardised predictions and logarithms of their spreads, (B, T) each."""
-        visible = None
-        if self.modalities == ["composition"]:
-            nothing = batch[keys.ELEMENTS][:, :0]
-            visible = VisiblePatches(nothing, nothing.bool())
-        encoded = self.encode(batch, visible, has_composition, has_xrd)
+        return self._answer(self.encode(batch, None, has_composition, has_xrd))
+
+    def from_composition(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `forward`, from the composition alone: patterns are neither read nor encoded."""
+        everyone = torch.ones_like(batch[keys.INDEX], dtype=torch.bool)
+        nothing = batch[keys.ELEMENTS][:, :0]
+        no_patches = VisiblePatches(nothing, nothing.bool())
+        return self._answer(self.encode(batch, no_patches, everyone, ~everyone))
+
+    def _answer(self, encoded: BackboneOutput) -> tuple[Tensor, Tensor]:
         # The vectors before fusion are a residual path: a pattern that says nothing need not be
         # learned to be ignored.
         features = (encoded.fused, encoded.composition_vector, encoded.xrd_vector)
@@ -151,24 +173,27 @@ class Regression(Task):
         return value_BT, log_spread_BT.clamp(*_LOG_SPREAD)
 
     def given(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Draw who is given which modality in training: (B,) bool each."""
+        """Draw whose composition is hidden in training: what is given, (B,) bool each."""
         index = batch[keys.INDEX]
-        if len(self.modalities) == 1:
-            return tuple(  # type: ignore[return-value]
-                torch.full_like(index, name in self.modalities, dtype=torch.bool) for name in BOTH
-            )
+        everyone = torch.ones_like(index, dtype=torch.bool)
+        if self.modalities == ["xrd"]:
+            return ~everyone, everyone
         drawn = random_keys(batch[keys.SEED], batch[keys.EPOCH], index, Purpose.MODALITY)
-        draw_B = uniform(drawn, 1)[:, 0]
-        drop = self.modality_dropout
-        return draw_B >= drop / 2, (draw_B < drop / 2) | (draw_B >= drop)
+        return uniform(drawn, 1)[:, 0] >= self.modality_dropout, everyone
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict from what is given; compare with the labels that there are."""
-        value_BT, log_spread_BT = self(batch, *self.given(batch))
         target_BT = self.targets.standardise(batch[keys.TARGETS])
-        loss_BT = laplace_loss(value_BT, log_spread_BT, target_BT, self.spread_beta)
         n_labels = mean_over_ranks((~target_BT.isnan()).float().sum()).clamp_min(1.0)
-        loss = loss_BT.sum() / n_labels
+
+        def loss_of(answer: tuple[Tensor, Tensor]) -> Tensor:
+            return laplace_loss(*answer, target_BT, self.spread_beta).sum() / n_labels
+
+        alone = self.modalities == ["composition"]
+        answer = self.from_composition(batch) if alone else self(batch, *self.given(batch))
+        value_BT, loss = answer[0], loss_of(answer)
+        if self.composition_weight:
+            loss = loss + self.composition_weight * loss_of(self.from_composition(batch))
         error = (value_BT.detach() - target_BT).abs().nansum() / n_labels
         self.log("train/loss", loss, prog_bar=True, batch_size=len(value_BT))
         self.log("train/standardised_mae", error, batch_size=len(value_BT))
@@ -182,9 +207,10 @@ class Regression(Task):
             mode: What of it to use, one of `modes`; None takes the first.
         """
         has_composition, has_xrd = self.modes[mode or next(iter(self.modes))]
+        if not has_xrd:
+            return self.targets.physical(*self.from_composition(batch))
         everyone = torch.ones_like(batch[keys.INDEX], dtype=torch.bool)
-        value_BT, log_spread_BT = self(batch, everyone & has_composition, everyone & has_xrd)
-        return self.targets.physical(value_BT, log_spread_BT)
+        return self.targets.physical(*self(batch, everyone & has_composition, everyone))
 
     def collect(self, batch: Batch, into: Predictions) -> None:
         """Add a batch's predictions in every mode to a table."""

@@ -122,20 +122,62 @@ def test_all_parameters_get_gradients_when_both_are_given() -> None:
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
 
 
-def test_modality_dropout_takes_one_of_the_two_as_often_as_told_and_never_both() -> None:
+def test_modality_dropout_hides_as_many_compositions_as_told() -> None:
     task, batch = make_task(modality_dropout=0.4), make_batch(8)
     many = batch | {keys.INDEX: torch.arange(20000)}
     composition, xrd = task.given(many)
-    assert (composition | xrd).all()
-    assert float((~composition).float().mean()) == pytest.approx(0.2, abs=0.01)
-    assert float((~xrd).float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert xrd.all()
+    assert float((~composition).float().mean()) == pytest.approx(0.4, abs=0.01)
     again = task.given(many | {keys.INDEX: torch.arange(100, 200)})
     assert torch.equal(again[0], composition[100:200]), "follows from the material, not the batch"
     later = task.given(many | {keys.EPOCH: torch.tensor(1)})
     assert not torch.equal(later[0], composition)
     never = make_task(modality_dropout=0.0)
     assert all(given.all() for given in never.given(many))
-    assert list(never.modes) == ["both"], "a model that never saw one alone does not answer from it"
+
+
+@pytest.mark.parametrize(
+    ("dropout", "weight", "modes"),
+    [
+        (0.0, 0.0, ["both"]),
+        (0.1, 0.0, ["both", "xrd"]),
+        (0.0, 0.5, ["both", "composition"]),
+        (0.1, 0.5, ["both", "composition", "xrd"]),
+    ],
+)
+def test_answers_only_from_what_it_was_trained_with(
+    dropout: float, weight: float, modes: list[str]
+) -> None:
+    task = make_task(modality_dropout=dropout, composition_weight=weight)
+    assert list(task.modes) == modes
+
+
+def _same_weights(source: Regression, other: Regression) -> None:
+    other.backbone.load_state_dict(source.backbone.state_dict())
+    other.head.load_state_dict(source.head.state_dict())
+
+
+def test_the_composition_is_learned_in_every_step_beside_both() -> None:
+    batch = labelled()
+    both = make_task(modality_dropout=0.0, composition_weight=0.0)
+    twice = make_task(modality_dropout=0.0, composition_weight=0.3)
+    alone = make_task(modalities=["composition"])
+    for other in (twice, alone):
+        _same_weights(both, other)
+    losses = [task.training_step(batch, 0).item() for task in (both, twice, alone)]
+    assert losses[1] == pytest.approx(losses[0] + 0.3 * losses[2], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
+
+
+def test_the_composition_alone_is_the_same_question_in_either_model() -> None:
+    batch = labelled()
+    both, alone = make_task(), make_task(modalities=["composition"])
+    _same_weights(both, alone)
+    with torch.no_grad():
+        answers = [task.eval().predict(batch, "composition").value for task in (both, alone)]
+        spoiled = both.predict(batch | {keys.XRD: batch[keys.XRD] * torch.nan}, "composition").value
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], spoiled)
 
 
 def test_missing_labels_change_nothing_for_the_others() -> None:
@@ -196,6 +238,7 @@ def test_frozen_parts_are_not_trained() -> None:
         ({"modalities": ["structure"]}, r"modalities is \['structure'\]: must be"),
         ({"modalities": []}, r"modalities is \[\]"),
         ({"modality_dropout": 1.5}, "modality_dropout is 1.5"),
+        ({"composition_weight": -1.0}, "composition_weight is -1.0"),
         ({"spread_beta": -1}, "spread_beta is -1"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"freeze": ["backbone.crystal"]}, "freeze: no part 'backbone.crystal'"),
