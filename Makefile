@@ -46,7 +46,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data pretrain align regress adapt evaluate predict validate sweep \
+.PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
         study-convergence study-representation study-scaling test test-ddp lint format tensorboard clean
 
 help: ## print this
@@ -71,6 +71,9 @@ pretrain: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by masked
 
 align: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by contrastive alignment
 	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(OVERLAYS) $(ARGS)
+
+geometry: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone on volumes and densities (after align)
+	$(BIN)/xxact fit --config configs/pretrain_geometry.yaml $(OVERLAYS) $(ARGS)
 
 regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.init_args.init_from …")
 	$(BIN)/xxact fit --config configs/regression.yaml $(REGRESSED) $(ARGS)

@@ -126,11 +126,11 @@ def _compare(
 def _pretraining_cost(
     study: Convergence, start: str, seed: int, unit: str, results: dict[str, Any]
 ) -> float:
-    """What pretraining cost; nothing from scratch."""
-    if start == SCRATCH or unit == "steps":
+    """What pretraining cost, with all that came before it; nothing from scratch."""
+    if unit == "steps":
         return 0.0
-    name = study.pretraining.run(start, seed).name
-    return float(results[name]["final"][UNITS[unit]])
+    names = [run.name for run in study.pretraining.chain(start, seed)]
+    return sum(float(results[name]["final"][UNITS[unit]]) for name in names)
 
 
 def _mean_ratio(ratios: Sequence[float]) -> dict[str, Any]:
