@@ -17,11 +17,17 @@ from tests.factories import make_store
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-OVERLAYS = sorted(
-    p
-    for kind in ("augmentation", "data", "model", "trainer")
-    for p in (ROOT / "configs" / kind).glob("*.yaml")
-)
+
+
+def overlays(*kinds: str) -> list[Path]:
+    return sorted(p for kind in kinds for p in (ROOT / "configs" / kind).glob("*.yaml"))
+
+
+#: Recipes and overlays that go together.
+PAIRS = [
+    *((r, o) for r in RECIPES for o in overlays("augmentation", "data", "model", "trainer")),
+    *((ROOT / "configs/regression.yaml", o) for o in overlays("modality", "targets", "finetuning")),
+]
 
 #: Small and coarse, so that a step takes milliseconds.
 SMALL = [
@@ -78,8 +84,9 @@ def test_every_recipe_runs(recipe: Path, fit: Callable[..., int], tmp_path: Path
     assert not (tmp_path / "run").exists(), "a fast_dev_run writes nothing"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: f"{p.parent.name}-{p.stem}")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    ("recipe", "overlay"), PAIRS, ids=[f"{r.stem}-{o.parent.name}-{o.stem}" for r, o in PAIRS]
+)
 def test_every_overlay_parses_on_every_recipe(
     recipe: Path, overlay: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

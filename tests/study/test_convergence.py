@@ -31,7 +31,10 @@ def study(**changes: Any) -> Convergence:
     recipes = {k: Recipe(**v) for k, v in values["pretraining"]["recipes"].items()}
     return Convergence(
         **values
-        | {"pretraining": Pretraining(recipes), "regression": Recipe(**values["regression"])}
+        | {
+            "pretraining": Pretraining(recipes, values["pretraining"].get("after", {})),
+            "regression": Recipe(**values["regression"]),
+        }
     )
 
 
@@ -110,10 +113,10 @@ def test_studies_that_show_nothing_are_refused(changes: dict[str, Any], expected
         study(**changes)
 
 
-def written(folder: Path, curves: dict[str, dict[int, list[float]]]) -> Path:
+def written(folder: Path, curves: dict[str, dict[int, list[float]]], **changes: Any) -> Path:
     """A finished study with these validation curves at rate 0.1, and worse ones at 0.2."""
-    made = study()
-    definition_path(folder, "convergence").write_text(yaml.safe_dump(STUDY))
+    made = study(**changes)
+    definition_path(folder, "convergence").write_text(yaml.safe_dump(STUDY | changes))
     for start, by_seed in curves.items():
         for seed, errors in by_seed.items():
             run = made.run(start, 0.1, seed)
@@ -150,6 +153,14 @@ def test_ratios_are_seed_by_seed_with_and_without_pretraining(tmp_path: Path) ->
     assert samples["ratio_with_pretraining"]["each"] == [320 / (160 + 160), 320 / (80 + 160)]
     assert found["seconds"]["ratio_with_pretraining"]["each"] == [40 / 40, 40 / 30]
     assert numbers["starts"]["scratch"]["samples"]["ratio_with_pretraining"]["each"] == [1.0, 1.0]
+
+
+def test_what_came_before_a_pretraining_is_counted_too(tmp_path: Path) -> None:
+    curves = {"scratch": SCRATCH, "mxm": SCRATCH, "both": SCRATCH}
+    pretraining = STUDY["pretraining"] | {"after": {"both": "mxm"}}
+    starts = report(written(tmp_path, curves, pretraining=pretraining)).numbers["starts"]
+    assert starts["mxm"]["samples"]["pretraining"] == [160.0, 160.0]
+    assert starts["both"]["samples"]["pretraining"] == [320.0, 320.0]
 
 
 def test_runs_at_the_best_rate_count_where_another_rate_failed(tmp_path: Path) -> None:
