@@ -12,7 +12,7 @@ from datamodules.prepare.executors import DaskCluster, ThisProcess
 from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.sources import SourceError
 from tests.prepare.crystals import csv_rows, write_csv
-from tests.prepare.test_pipeline import GAP, SIZE, Deadly, contents
+from tests.prepare.pipelines import GAP, SIZE, Deadly, contents
 
 distributed = pytest.importorskip("distributed")
 
