@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     except StoreError as error:
         print(f"xxact: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise  # the reader of the output has gone: no file is at fault
     except OSError as error:
         print(f"xxact: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2

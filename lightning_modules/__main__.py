@@ -107,10 +107,16 @@ def main(args: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     try:
-        return _dispatch(words[0], words[1:])
+        status = _dispatch(words[0], words[1:])
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("xxact: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader has seen enough, as of `xxact inspect … | head`: neither a mistake nor a bug.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         mistake = _users_mistake(error)
         if mistake is None:

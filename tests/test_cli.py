@@ -1,6 +1,8 @@
 """The command line as a user meets it; in-process, on a small synthetic store."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,14 @@ def test_every_overlay_parses_on_every_recipe(
             assert got == wanted, where
 
     arrived(wanted, got, overlay.stem)
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(store: str) -> None:
+    command = f"{sys.executable} -m lightning_modules inspect {store} | true"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stderr == ""
 
 
 def test_interpolation_follows_overlays_and_the_command_line_wins(

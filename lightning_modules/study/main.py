@@ -12,7 +12,7 @@ from lightning_modules.study.arguments import make_folder, parse
 from lightning_modules.study.convergence import Convergence
 from lightning_modules.study.machine import Machine
 from lightning_modules.study.representation import Representation
-from lightning_modules.study.run import FAILURE, RESULT, STATE, Run, read_json
+from lightning_modules.study.run import FAILURE, RESULT, STATE, Run, finished, read_json
 from lightning_modules.study.runner import Runner, main_exit
 from lightning_modules.study.scaling import Scaling
 
@@ -110,6 +110,13 @@ def load_results(study: Any, folder: Path) -> dict[str, Any]:
 def _list(study: Any, folder: Path) -> None:
     results = load_results(study, folder)
     for run in study.plan(results, set()):
-        begun = (folder / run.name / STATE).is_file()
-        state = "finished" if run.name in results else "begun" if begun else "to do"
-        print(f"{state:<9} {run.name}")
+        print(f"{_state(run, folder):<9} {run.name}")
+
+
+def _state(run: Run, folder: Path) -> str:
+    """What the runner would find: `changed` is what it would refuse."""
+    try:
+        done = finished(run, folder) is not None
+    except ValueError:
+        return "changed"
+    return "finished" if done else "begun" if (folder / run.name / STATE).is_file() else "to do"

@@ -57,9 +57,11 @@ class Start:
 
     Attributes:
         learning_rate: Its learning rate.
+        recipe: What else its regressions are given, such as what stays frozen.
     """
 
     learning_rate: float
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Scaling:
 
     def run(self, modality: str, start: str, size: Size, seed: int) -> Training:
         """A regression."""
-        rate = self.starts[start].learning_rate
+        begin = self.starts[start]
         return Training(
             name=f"{KIND}/{modality}/{start}/fraction={size.fraction:g}/seed={seed}",
             factors={"modality": modality, "start": start, "fraction": size.fraction, "seed": seed},
@@ -114,7 +116,8 @@ class Scaling:
             + self.modalities[modality]
             + size.recipe()
             + seeded(seed)
-            + Recipe(set={RATE: rate}),
+            + begin.recipe
+            + Recipe(set={RATE: begin.learning_rate}),
             test=self.test,
         )
 

@@ -52,6 +52,19 @@ def written(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def test_a_start_may_bring_overlays_along(tmp_path: Path) -> None:
+    starts = STUDY["starts"] | {
+        "mxm": {"learning_rate": 0.2, "recipe": {"config": ["frozen.yaml"], "set": {"a.b": 1}}}
+    }
+    made: Scaling = load_study(written(tmp_path, starts=starts), "scaling")
+    scratch, pretrained = (
+        made.run("composition", start, made.sizes[0], 0).recipe.arguments()
+        for start in ("scratch", "mxm")
+    )
+    added = ["--config=frozen.yaml", "--a.b=1", "--model.optimizer.learning_rate=0.2"]
+    assert [x for x in pretrained if x not in scratch] == added
+
+
 def test_runs_have_their_overlay_their_size_and_their_rate(tmp_path: Path) -> None:
     made: Scaling = load_study(written(tmp_path), "scaling")
     runs = made.plan({}, set())

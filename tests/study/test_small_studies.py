@@ -175,6 +175,11 @@ def test_other_values_are_refused(
     changed = "--set=trainer.max_steps=6"
     assert main(["study", "convergence", f"--config={folder}/convergence.yaml", changed]) == 2
     assert "was made with other values" in capsys.readouterr().err
+    listed = ["study", "convergence", f"--config={folder}/convergence.yaml", changed]
+    assert main([*listed, "--dry_run=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if "pretraining/" in line} == {"finished"}
+    assert {line.split()[0] for line in lines if "convergence/" in line} == {"changed"}
 
 
 FILES = {
@@ -237,9 +242,11 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
     arguments = ["study", kind, f"--config={path}", f"--folder={tmp_path}", "--dry_run=true"]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("to do     pretraining/") for line in lines) == (
-        1 if kind == "scaling" else 3
-    )
+    pretrained = {x.split("/")[1] for x in lines if x.startswith("to do     pretraining/")}
+    assert pretrained == {
+        "scaling": {"both"},
+        "scaling_mp": {"contrastive", "geometry"},
+    }.get(path.stem, {"mxm", "contrastive", "both", "geometry"})
     assert len(lines) >= 8
     assert list(tmp_path.iterdir()) == []
 
