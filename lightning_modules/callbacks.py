@@ -39,8 +39,10 @@ def validation_follows(trainer: L.Trainer) -> bool:
     """Whether a validation that is counted in steps comes right after this batch."""
     if not trainer.enable_validation or trainer.check_val_every_n_epoch is not None:
         return False
-    done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    return done % trainer.val_check_batch == 0  # type: ignore[operator]
+    interval = trainer.val_check_batch  # none where validations come by the clock
+    return (
+        interval is not None and (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % interval == 0
+    )
 
 
 def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:

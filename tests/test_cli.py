@@ -234,6 +234,11 @@ def test_a_run_that_died_in_a_validation_makes_up_for_it(
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
 
 
+def test_validations_may_come_by_the_clock(fit: Callable[..., int], tmp_path: Path) -> None:
+    assert fit(*STEPS, "--trainer.val_check_interval=00:01:00:00") == 0
+    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+
+
 def test_resume_needs_a_checkpoint_and_auto_does_not(
     fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
