@@ -26,6 +26,13 @@ FORMAT_VERSION = 1
 #: Where the dictionary lies in Lightning's checkpoint.
 KEY = "xxact"
 _BACKBONE = "backbone."
+#: The first checkpoints recorded the file of a task, which may move, not its public name.
+_PRIVATE_NAMES = {
+    "lightning_modules.masked_xrd.MaskedXRD": "lightning_modules.MaskedXRD",
+    "lightning_modules.contrastive.Contrastive": "lightning_modules.Contrastive",
+    "lightning_modules.masked_contrastive.MaskedContrastive": "lightning_modules.MaskedContrastive",
+    "lightning_modules.regression.Regression": "lightning_modules.Regression",
+}
 #: A continued or fine-tuned model may change these: they hold no weights and shape none.
 _FREE = ("backbone.dropout",)
 
@@ -41,12 +48,21 @@ def plain(value: Any) -> Any:
     return value
 
 
+def public_name(kind: type) -> str:
+    """The name under which a task is imported: ours by the package's, whatever file it lies in."""
+    import lightning_modules
+
+    name = kind.__name__
+    if name in lightning_modules.__all__ and getattr(lightning_modules, name) is kind:
+        return f"{lightning_modules.__name__}.{name}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def describe(task: "Task") -> dict[str, Any]:
     """Write down what is needed to build the task again."""
-    kind = type(task)
     return {
         "format_version": FORMAT_VERSION,
-        "task": f"{kind.__module__}.{kind.__qualname__}",
+        "task": public_name(type(task)),
         "arguments": plain(task.arguments()),
     }
 
@@ -119,7 +135,8 @@ def load_task(path: str | Path) -> "Task":
     from lightning_modules.base import Task
 
     checkpoint = read(path)
-    module_name, _, class_name = checkpoint[KEY]["task"].rpartition(".")
+    name = checkpoint[KEY]["task"]
+    module_name, _, class_name = _PRIVATE_NAMES.get(name, name).rpartition(".")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
@@ -192,8 +209,9 @@ def check_same_task(
         ValueError: naming each argument that differs, with both values.
     """
     saved, ours = checkpoint[KEY], describe(task)
-    if saved["task"] != ours["task"]:
-        raise ValueError(f"{path}: was made by task {saved['task']}, the recipe has {ours['task']}")
+    made_by = _PRIVATE_NAMES.get(saved["task"], saved["task"])
+    if made_by != ours["task"]:
+        raise ValueError(f"{path}: was made by task {made_by}, the recipe has {ours['task']}")
     _refuse_differences(
         path,
         {k: v for k, v in saved["arguments"].items() if names is None or k in names},
