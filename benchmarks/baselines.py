@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.collection import Collection
 from datamodules.grid import CU_K_ALPHA
-from datamodules.splits import SplitConfig, assign, key_column, to_keys
+from datamodules.store.collection import Collection
+from datamodules.store.splits import SplitConfig, assign, key_column, to_keys
 
 #: Bins of the pattern: 1° from 5° to 90°, as the tokens of the model.
 EDGES = np.arange(5.0, 91.0, 1.0)
@@ -48,7 +48,7 @@ def magpie_features(formulas: np.ndarray) -> np.ndarray:
 def pattern_features(collection: Collection, rows: np.ndarray) -> np.ndarray:
     """Square root of the summed intensity with Lorentz-polarization in each bin, (n, bins)."""
     from datamodules.batch import LINE_INTENSITY, LINE_OFFSETS, LINE_Q
-    from datamodules.gather import Gatherer
+    from datamodules.store.gathering import Gatherer
 
     lines = Gatherer(collection.stores, [], collection.max_elements).gather(rows)
     sine = np.minimum(lines[LINE_Q] * CU_K_ALPHA / (4 * np.pi), 0.999)

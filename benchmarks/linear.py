@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from datamodules.batch import Batch
-from datamodules.peaks import PeakShape
+from datamodules.rendering.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import MaskedXRD
 from lightning_modules.backbone import linear

@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from datamodules.batch import Batch
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules.base import Task
-from lightning_modules.callbacks import MetricsWriter
-from lightning_modules.parameter_groups import parameter_groups
+from lightning_modules.objectives.parameter_groups import parameter_groups
+from lightning_modules.training.callbacks.every_run import MetricsWriter
 
 
 @dataclass

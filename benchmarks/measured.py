@@ -24,10 +24,10 @@ from datamodules import batch as keys
 from datamodules.formula import parse_formula
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.scan import parse_wavelength
-from datamodules.rendering import Renderer
-from datamodules.splits import SplitConfig, assign
-from datamodules.store import Store
-from lightning_modules.evidence import AlignedModel, pad_compositions
+from datamodules.rendering.renderer import Renderer
+from datamodules.store.splits import SplitConfig, assign
+from datamodules.store.store import Store
+from lightning_modules.inference.evidence import AlignedModel, pad_compositions
 
 
 def main() -> None:

@@ -31,16 +31,16 @@ import numpy as np
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Structure
 
-from datamodules.prepare.alexandria import AlexandriaSource
-from datamodules.prepare.crystal import reduced_formula
-from datamodules.prepare.csv_cif import CsvSource
-from datamodules.prepare.diffraction import diffraction_lines
+from datamodules.prepare.crystals.crystal import reduced_formula
+from datamodules.prepare.crystals.diffraction import diffraction_lines
 from datamodules.prepare.executors import ThisProcess
-from datamodules.prepare.json_entries import iterate_entries
 from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.slices import material
-from datamodules.prepare.sources import Progress, Source
-from datamodules.store import Store, write_shard
+from datamodules.prepare.sources.alexandria import AlexandriaSource
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.json_entries import iterate_entries
+from datamodules.prepare.sources.source import Progress, Source
+from datamodules.store.store import Store, write_shard
 
 ALEXANDRIA_ENTRIES = 5_777_914
 ALEXANDRIA_BYTES = 3.4e9
@@ -119,7 +119,7 @@ def peak_memory(file: Path, output: Path) -> float:
     """Peak resident MB of the command with one worker."""
     program = (
         "import resource, sys\n"
-        "from datamodules.prepare.cli import main\n"
+        "from datamodules.prepare.command_line import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )

@@ -28,16 +28,16 @@ from pymatgen.core import Structure
 
 from datamodules.grid import Grid
 from datamodules.inspect import profile
-from datamodules.prepare.cif import crystal_from_cif
-from datamodules.prepare.csv_cif import CsvSource
-from datamodules.prepare.diffraction import (
+from datamodules.prepare.crystals.cif import crystal_from_cif
+from datamodules.prepare.crystals.diffraction import (
     TWO_THETA_MAX,
     TWO_THETA_MIN,
     WAVELENGTH,
     diffraction_lines,
     lorentz_polarization,
 )
-from datamodules.prepare.sources import Progress
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import Progress
 
 EDGES = (0, 5, 10, 20, 40, 10_000)
 

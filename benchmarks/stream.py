@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.store import (
+from datamodules.store.collection import Collection
+from datamodules.store.store import (
     MAX_SHARD_ROWS,
     Manifest,
     Material,
@@ -174,7 +174,7 @@ def touch(folder: Path) -> None:
 
 
 def read_ours(folder: Path, seconds: float) -> Any:
-    from datamodules.stream import Rows, Stream
+    from datamodules.stream.stream import Rows, Stream
 
     collection = Collection([folder])
     stream = Stream(

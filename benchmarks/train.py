@@ -33,12 +33,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.peaks import PeakShape
+from datamodules.rendering.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import Contrastive, MaskedContrastive, MaskedXRD, Regression
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.compilation import Compile
+from lightning_modules.training.callbacks.compilation import Compile
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 TASKS = ("MaskedXRD", "Contrastive", "MaskedContrastive", "Regression")

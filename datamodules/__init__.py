@@ -9,7 +9,7 @@ __all__ = ["XRDDataModule"]
 
 
 def __getattr__(name: str) -> object:
-    # Lazy: `datamodules.store` must not import torch and Lightning.
+    # Lazy: `datamodules.store.store` must not import torch and Lightning.
     if name == "XRDDataModule":
         from datamodules.xrd_datamodule import XRDDataModule
 

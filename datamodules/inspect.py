@@ -17,7 +17,7 @@ import numpy as np
 from datamodules.arguments import ArgumentParser
 from datamodules.elements import SYMBOLS
 from datamodules.grid import Grid
-from datamodules.store import REJECTED, STRUCTURE_TARGETS, Store, StoreError, TargetInfo
+from datamodules.store.store import REJECTED, STRUCTURE_TARGETS, Store, StoreError, TargetInfo
 
 
 def main(argv: list[str]) -> int:

@@ -10,14 +10,14 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.augmentation import STRAIN_POWERS, Augmentation
 from datamodules.batch import Batch
-from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.peaks import PeakShape
-from datamodules.rendering import Renderer
-from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
-from datamodules.stream import Rows, Stream, check_world_size, mean_and_std, number_copies
+from datamodules.rendering.augmentation import STRAIN_POWERS, Augmentation
+from datamodules.rendering.peaks import PeakShape
+from datamodules.rendering.renderer import Renderer
+from datamodules.store.collection import Collection
+from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
+from datamodules.stream.stream import Rows, Stream, check_world_size, mean_and_std, number_copies
 
 
 class XRDDataModule(L.LightningDataModule):

@@ -54,7 +54,7 @@ def _users_mistake(error: BaseException) -> BaseException | None:
 
 def _dispatch(command: str, rest: list[str]) -> int:
     if command == "prepare":
-        from datamodules.prepare.cli import main as prepare
+        from datamodules.prepare.command_line import main as prepare
 
         return prepare(rest)
     if command == "inspect":
@@ -62,15 +62,15 @@ def _dispatch(command: str, rest: list[str]) -> int:
 
         return inspect(rest)
     if command == "study":
-        from lightning_modules.study.main import main as study
+        from lightning_modules.experiments.study.main import main as study
 
         return study(rest)
     if command == "sweep":
-        from lightning_modules.sweep.main import main as sweep
+        from lightning_modules.experiments.sweep.main import main as sweep
 
         return sweep(rest)
     if command == "report":
-        from lightning_modules.report.main import main as report
+        from lightning_modules.experiments.report.main import main as report
 
         return report(rest)
     # Before torch is imported. Threads that spin while they wait for each other are a little faster
@@ -78,16 +78,16 @@ def _dispatch(command: str, rest: list[str]) -> int:
     # cores, 21 materials/s; sleeping, 356).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if command in _TRAINING:
-        from lightning_modules.cli import main as train
+        from lightning_modules.training.command_line import main as train
 
         train([command, *rest])
         return 0
     if command == "predict":
-        from lightning_modules.prediction_table import main as predict
+        from lightning_modules.inference.table import main as predict
 
         return predict(rest)
     if command == "export":
-        from lightning_modules.export import main as export
+        from lightning_modules.checkpoints.export import main as export
 
         return export(rest)
     raise ValueError(f"no command {command!r}; `xxact --help` lists them")

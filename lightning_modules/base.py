@@ -16,7 +16,7 @@ from datamodules.grid import Grid
 from datamodules.randomness import step_seed
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone, BackboneConfig, BackboneOutput, VisiblePatches
-from lightning_modules.parameter_groups import parameter_groups
+from lightning_modules.objectives.parameter_groups import parameter_groups
 
 
 @dataclass(frozen=True)

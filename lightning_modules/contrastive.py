@@ -10,10 +10,10 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.grid import Grid
-from lightning_modules.alignment import Alignment
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.retrieval import Retrieval
+from lightning_modules.metrics.retrieval import Retrieval
+from lightning_modules.objectives.alignment import Alignment
 
 
 class Contrastive(Task):

@@ -21,10 +21,10 @@ from lightning_modules.backbone import (
     wholly_measured,
 )
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.decoder import MaskedPatchDecoder
-from lightning_modules.losses import masked_squared_error
-from lightning_modules.masking import PatchMask, check_ratio, span_mask
-from lightning_modules.metrics import MaskedReconstructionError
+from lightning_modules.metrics.reconstruction import MaskedReconstructionError
+from lightning_modules.objectives.decoder import MaskedPatchDecoder
+from lightning_modules.objectives.losses import masked_squared_error
+from lightning_modules.objectives.masking import PatchMask, check_ratio, span_mask
 
 #: Tails of strong lines reach this far (degrees 2θ) out of a visible patch.
 TAIL = 0.5

@@ -14,13 +14,13 @@ from datamodules.batch import Batch
 from datamodules.grid import Grid
 from datamodules.randomness import Purpose, uniform
 from datamodules.randomness import keys as random_keys
-from lightning_modules import calibration
 from lightning_modules.backbone import BackboneConfig, BackboneOutput, VisiblePatches
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.distributed import mean_over_ranks
-from lightning_modules.evaluation import Predictions, Table, report
-from lightning_modules.losses import laplace_loss
-from lightning_modules.targets import Prediction, Targets
+from lightning_modules.metrics.evaluation import Predictions, Table, report
+from lightning_modules.objectives.distributed import mean_over_ranks
+from lightning_modules.objectives.losses import laplace_loss
+from lightning_modules.objectives.targets import Prediction, Targets
+from lightning_modules.training import calibration
 
 Modality = Literal["composition", "xrd"]
 BOTH: tuple[Modality, ...] = ("composition", "xrd")

@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.elements import SYMBOLS
 from datamodules.grid import Grid
-from datamodules.store import (
+from datamodules.store.store import (
     MAX_SHARD_ROWS,
     Layout,
     Manifest,

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.splits import SplitConfig
+from datamodules.store.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from lightning_modules.masked_xrd import MaskedXRD

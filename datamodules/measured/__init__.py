@@ -7,7 +7,7 @@ Needs neither torch nor Lightning.
 """
 
 from datamodules.measured.conversion import ConvertedPattern, Options, convert
-from datamodules.measured.files import read_scan
+from datamodules.measured.readers.files import read_scan
 from datamodules.measured.scan import PatternError, Scan, Wavelength
 
 __all__ = [

@@ -15,10 +15,10 @@ from scipy.interpolate import PchipInterpolator
 
 from datamodules.grid import Grid
 from datamodules.measured import checks
-from datamodules.measured.background import estimate_background
-from datamodules.measured.kalpha2 import strip_kalpha2
+from datamodules.measured.corrections.background import estimate_background
+from datamodules.measured.corrections.kalpha2 import strip_kalpha2
+from datamodules.measured.corrections.widths import typical_width, widen
 from datamodules.measured.scan import PatternError, Scan, Wavelength
-from datamodules.measured.widths import typical_width, widen
 
 _LARGEST_GAP = 0.25
 """Degrees; what lies between points further apart (and than four steps) was not measured."""
@@ -288,7 +288,7 @@ def _factor(
 
 
 def _lorentz_polarization(theta: np.ndarray, polarization: float) -> np.ndarray:
-    """As `datamodules.peaks.lorentz_polarization`, of θ in radians, without torch."""
+    """As `datamodules.rendering.peaks.lorentz_polarization`, of θ in radians, without torch."""
     value: np.ndarray = (1.0 + polarization * np.cos(2.0 * theta) ** 2) / (
         (1.0 + polarization) * np.sin(theta) ** 2 * np.cos(theta)
     )

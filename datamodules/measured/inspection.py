@@ -9,8 +9,8 @@ import numpy as np
 from datamodules.arguments import ArgumentParser
 from datamodules.grid import Grid
 from datamodules.measured.conversion import ConvertedPattern, convert
-from datamodules.measured.files import read_scan
 from datamodules.measured.options import add_options, options_from
+from datamodules.measured.readers.files import read_scan
 from datamodules.measured.scan import PatternError
 
 PICTURE = ".pattern.png"

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from datamodules.prepare.slices import STOP
-from datamodules.prepare.sources import SourceError
+from datamodules.prepare.sources.source import SourceError
 
 CONNECT_SECONDS = 20
 """To wait for a Dask scheduler."""

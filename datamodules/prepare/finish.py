@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datamodules.prepare import diffraction
+from datamodules.prepare.crystals import diffraction
 from datamodules.prepare.slices import SliceInfo, slice_paths
-from datamodules.prepare.sources import Part, Source
-from datamodules.store import (
+from datamodules.prepare.sources.source import Part, Source
+from datamodules.store.store import (
     MAX_SHARD_ROWS,
     REJECTED,
     Manifest,

@@ -19,12 +19,12 @@ from datamodules.arguments import ArgumentParser
 from datamodules.formula import parse_formula, whole_amounts
 from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.files import SUFFIXES, find_patterns, formula_from_name
 from datamodules.measured.options import add_options, options_from
+from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
 from datamodules.measured.scan import wavelength_of_row
-from datamodules.prepare.crystal import reduced_formula
-from datamodules.prepare.sources import SourceError, Target
-from datamodules.store import (
+from datamodules.prepare.crystals.crystal import reduced_formula
+from datamodules.prepare.sources.source import SourceError, Target
+from datamodules.store.store import (
     MAX_SHARD_ROWS,
     REJECTED,
     Manifest,
@@ -229,7 +229,7 @@ def _plain(options: Options) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Runs `xxact prepare patterns`."""
-    from datamodules.prepare.cli import parse_targets
+    from datamodules.prepare.command_line import parse_targets
 
     parser = ArgumentParser(
         prog="xxact prepare patterns",

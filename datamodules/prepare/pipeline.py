@@ -23,8 +23,8 @@ from tqdm import tqdm
 from datamodules.prepare.executors import Workers
 from datamodules.prepare.finish import PartSlices, finish, physics
 from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slice, run_job
-from datamodules.prepare.sources import Part, Source, SourceError
-from datamodules.store import FORMAT_VERSION, MANIFEST, Manifest, replace_file
+from datamodules.prepare.sources.source import Part, Source, SourceError
+from datamodules.store.store import FORMAT_VERSION, MANIFEST, Manifest, replace_file
 
 PREPARATION = 1
 """Version of the preparation: raised when the same input would give another store."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.augmentation import Perturbation
 from datamodules.batch import (
     EPOCH,
     IMPURITY_INTENSITY,
@@ -23,10 +22,11 @@ from datamodules.batch import (
     Batch,
 )
 from datamodules.grid import Grid
-from datamodules.peaks import (
+from datamodules.rendering.augmentation import Perturbation
+from datamodules.rendering.peaks import (
     PeakShape,
 )
-from datamodules.rendering import Renderer
+from datamodules.rendering.renderer import Renderer
 
 GRID = Grid()
 WAVELENGTH = GRID.wavelength

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import N_BACKGROUND, Augmentation, Perturbation, draw
 from datamodules.batch import (
     EPOCH,
     IMPURITY_PROFILE,
@@ -21,13 +20,14 @@ from datamodules.batch import (
     TARGETS,
     XRD,
 )
-from datamodules.peaks import (
+from datamodules.randomness import Purpose, keys, normal
+from datamodules.rendering.augmentation import N_BACKGROUND, Augmentation, Perturbation, draw
+from datamodules.rendering.peaks import (
     KA1_RATIO,
     KA2_RATIO,
     background_profile,
 )
-from datamodules.randomness import Purpose, keys, normal
-from datamodules.rendering import Renderer
+from datamodules.rendering.renderer import Renderer
 from tests.datamodules.patterns import (
     GRID,
     WAVELENGTH,

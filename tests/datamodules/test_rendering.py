@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import Perturbation
 from datamodules.batch import (
     EPOCH,
     IMPURITY_PROFILE,
@@ -22,11 +21,12 @@ from datamodules.batch import (
     XRD,
 )
 from datamodules.grid import Grid
-from datamodules.peaks import (
+from datamodules.rendering.augmentation import Perturbation
+from datamodules.rendering.peaks import (
     PeakShape,
     lorentz_polarization,
 )
-from datamodules.rendering import Renderer
+from datamodules.rendering.renderer import Renderer
 from tests.datamodules.patterns import (
     GRID,
     WAVELENGTH,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.batch import EPOCH, INDEX, WEIGHT, XRD, Batch
 from datamodules.grid import Grid
-from datamodules.peaks import PeakShape
+from datamodules.rendering.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.splits import SPLITS, SplitConfig, assign, keep_fraction, to_keys
-from datamodules.store import formula_key
+from datamodules.store.collection import Collection
+from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, to_keys
+from datamodules.store.store import formula_key
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
 

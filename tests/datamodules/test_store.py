@@ -19,10 +19,10 @@ from datamodules.batch import (
     PROFILE,
     TARGETS,
 )
-from datamodules.collection import Collection
-from datamodules.gather import Gatherer
 from datamodules.grid import Grid
-from datamodules.store import (
+from datamodules.store.collection import Collection
+from datamodules.store.gathering import Gatherer
+from datamodules.store.store import (
     Manifest,
     Material,
     Store,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import Augmentation
 from datamodules.batch import (
     ELEMENTS,
     EPOCH,
@@ -24,11 +23,12 @@ from datamodules.batch import (
     WEIGHT,
     XRD,
 )
-from datamodules.collection import Collection
 from datamodules.grid import Grid
-from datamodules.peaks import PeakShape
-from datamodules.splits import SplitConfig
-from datamodules.stream import Rows, Stream, check_world_size, choose_impurities
+from datamodules.rendering.augmentation import Augmentation
+from datamodules.rendering.peaks import PeakShape
+from datamodules.store.collection import Collection
+from datamodules.store.splits import SplitConfig
+from datamodules.stream.stream import Rows, Stream, check_world_size, choose_impurities
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
 

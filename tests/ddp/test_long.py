@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from datamodules.splits import SplitConfig, assign
-from datamodules.store import Store
+from datamodules.store.splits import SplitConfig, assign
+from datamodules.store.store import Store
 from tests.ddp.launch import arguments, finish, global_batches, read, start, xxact
 from tests.factories import make_store
 

@@ -6,13 +6,18 @@ import torch.nn.functional as F
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from lightning_modules.alignment import Alignment, BoundedTemperature
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
-from lightning_modules.losses import masked_info_nce
 from lightning_modules.masked_contrastive import MaskedContrastive
-from lightning_modules.retrieval import Retrieval, effective_rank, ranks_of_matches, uniformity
+from lightning_modules.metrics.retrieval import (
+    Retrieval,
+    effective_rank,
+    ranks_of_matches,
+    uniformity,
+)
+from lightning_modules.objectives.alignment import Alignment, BoundedTemperature
+from lightning_modules.objectives.losses import masked_info_nce
 from tests.lightning_modules.batches import GRID, identified, make_batch
 
 BACKBONE = BackboneConfig(

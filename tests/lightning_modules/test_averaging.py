@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
-from lightning_modules.averaging import EMAWeights
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig
-from lightning_modules.callbacks import LastCheckpoint
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.regression import Regression
+from lightning_modules.training.callbacks.averaging import EMAWeights
+from lightning_modules.training.callbacks.every_run import LastCheckpoint
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from datamodules.xrd_datamodule import XRDDataModule
-from lightning_modules import runs
 from lightning_modules.__main__ import main
 from lightning_modules.base import OptimizerConfig
-from lightning_modules.callbacks import LastCheckpoint
-from lightning_modules.checkpoint_io import AtomicCheckpointIO
+from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
+from lightning_modules.training import run_folder as runs
+from lightning_modules.training.callbacks.every_run import LastCheckpoint
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import make_task

@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from datamodules.elements import ATOMIC_NUMBERS
-from lightning_modules.calibration import conformal_quantile, quantiles
-from lightning_modules.evaluation import Table, coverage, errors_by_group, families, target_errors
-from lightning_modules.targets import Prediction, Targets
+from lightning_modules.metrics.evaluation import (
+    Table,
+    coverage,
+    errors_by_group,
+    families,
+    target_errors,
+)
+from lightning_modules.objectives.targets import Prediction, Targets
+from lightning_modules.training.calibration import conformal_quantile, quantiles
 
 
 def test_errors_ignore_missing_labels() -> None:

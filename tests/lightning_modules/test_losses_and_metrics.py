@@ -1,7 +1,7 @@
 import torch
 
-from lightning_modules.losses import masked_squared_error
-from lightning_modules.metrics import MaskedReconstructionError
+from lightning_modules.metrics.reconstruction import MaskedReconstructionError
+from lightning_modules.objectives.losses import masked_squared_error
 
 
 def test_masked_loss_equals_a_plain_loop() -> None:

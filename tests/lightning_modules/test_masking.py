@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules.randomness import Purpose, keys
-from lightning_modules.masking import check_ratio, n_hidden, span_mask
+from lightning_modules.objectives.masking import check_ratio, n_hidden, span_mask
 
 N = 85
 

@@ -12,8 +12,8 @@ from datamodules import batch as keys
 from datamodules.grid import Grid
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
-from lightning_modules.export import load_exported
-from lightning_modules.prediction import Predictor
+from lightning_modules.checkpoints.export import load_exported
+from lightning_modules.inference.prediction import Predictor
 from lightning_modules.regression import Regression
 from tests.factories import make_material, make_store
 
@@ -318,7 +318,7 @@ def test_a_target_without_a_label_in_training_is_refused(
 
 
 def test_regression_takes_its_batch_keys_from_the_stream(store: Path) -> None:
-    from datamodules.store import Store
+    from datamodules.store.store import Store
     from datamodules.xrd_datamodule import XRDDataModule
 
     data = XRDDataModule([str(store)], ["band_gap"], 8)

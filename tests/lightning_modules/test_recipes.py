@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.recipes import read_augmentation
+from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
 
 
 @pytest.mark.parametrize(

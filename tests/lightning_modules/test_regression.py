@@ -6,8 +6,8 @@ import torch
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from lightning_modules.backbone import BackboneConfig
-from lightning_modules.losses import laplace_loss
-from lightning_modules.parameter_groups import depth, parameter_groups
+from lightning_modules.objectives.losses import laplace_loss
+from lightning_modules.objectives.parameter_groups import depth, parameter_groups
 from lightning_modules.regression import Regression
 from tests.lightning_modules.batches import GRID, make_batch
 

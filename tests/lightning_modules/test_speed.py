@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.rendering import Renderer
+from datamodules.rendering.renderer import Renderer
 from lightning_modules.backbone import transformer
 from lightning_modules.backbone.linear import Linear
 from lightning_modules.base import Task
-from lightning_modules.compilation import Compile, parts
 from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.training.callbacks.compilation import Compile, parts
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import CONFIG, TASKS, make_task, task_batch
 

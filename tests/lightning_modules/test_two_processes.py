@@ -9,11 +9,11 @@ from datamodules.batch import Batch
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
-from lightning_modules.distributed import gather_rows
-from lightning_modules.evaluation import Predictions
 from lightning_modules.masked_contrastive import MaskedContrastive
+from lightning_modules.metrics.evaluation import Predictions
+from lightning_modules.metrics.retrieval import Retrieval
+from lightning_modules.objectives.distributed import gather_rows
 from lightning_modules.regression import Regression
-from lightning_modules.retrieval import Retrieval
 from tests.lightning_modules.batches import GRID, identified, make_batch
 from tests.lightning_modules.processes import Processes
 

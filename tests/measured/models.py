@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from datamodules.grid import Grid
-from datamodules.peaks import PeakShape
-from datamodules.splits import SplitConfig
+from datamodules.rendering.peaks import PeakShape
+from datamodules.store.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task

@@ -7,8 +7,8 @@ import pytest
 
 from datamodules.grid import Grid
 from datamodules.measured import Options, PatternError, Scan, Wavelength, convert
+from datamodules.measured.corrections.widths import typical_width
 from datamodules.measured.scan import parse_wavelength
-from datamodules.measured.widths import typical_width
 from lightning_modules.__main__ import main
 from tests.measured.patterns import angles, counts, lines, simulate, write, xy
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.collection import Collection
-from datamodules.gather import Gatherer
 from datamodules.grid import Grid
-from datamodules.splits import SplitConfig
-from datamodules.store import Store
-from datamodules.stream import Stream
+from datamodules.store.collection import Collection
+from datamodules.store.gathering import Gatherer
+from datamodules.store.splits import SplitConfig
+from datamodules.store.store import Store
+from datamodules.stream.stream import Stream
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules.__main__ import main
 from tests.factories import make_material, make_store

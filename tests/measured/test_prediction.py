@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.augmentation import Perturbation
 from datamodules.batch import Batch
 from datamodules.measured import Options
 from datamodules.measured.scan import parse_wavelength
-from datamodules.splits import SplitConfig
+from datamodules.rendering.augmentation import Perturbation
+from datamodules.store.splits import SplitConfig
 from lightning_modules.__main__ import main
-from lightning_modules.contradictions import KINDS
-from lightning_modules.evidence import AlignedModel, Calibration, Evidence, calibration_path
-from lightning_modules.evidence_calibration import auc
-from lightning_modules.prediction import Predictor
-from lightning_modules.robustness import DISTURBANCES
-from lightning_modules.split_batches import SplitBatches
+from lightning_modules.experiments.assessment.contradictions import KINDS
+from lightning_modules.experiments.assessment.evidence import auc
+from lightning_modules.experiments.assessment.robustness import DISTURBANCES
+from lightning_modules.experiments.assessment.split_batches import SplitBatches
+from lightning_modules.inference.evidence import (
+    AlignedModel,
+    Calibration,
+    Evidence,
+    calibration_path,
+)
+from lightning_modules.inference.prediction import Predictor
 from tests.factories import make_material, make_store
 from tests.measured import models
 from tests.measured.patterns import angles, counts, write, xy

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from datamodules.measured import Options, PatternError, convert, read_scan
-from datamodules.measured import files as files_module
-from datamodules.measured import xml as xml_module
+from datamodules.measured.readers import files as files_module
+from datamodules.measured.readers import xml as xml_module
 from datamodules.measured.scan import parse_wavelength
 from tests.measured import patterns
 from tests.measured.patterns import CU_MEAN, FORMATS, angles, counts, write

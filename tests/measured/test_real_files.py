@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.measured import Options, PatternError, convert, read_scan
-from datamodules.measured.files import SUFFIXES
+from datamodules.measured.readers.files import SUFFIXES
 from datamodules.measured.scan import parse_wavelength
 
 #: Files known to be refused, and why.

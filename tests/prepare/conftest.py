@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prepare.csv_cif import CsvSource
+from datamodules.prepare.sources.csv_cif import CsvSource
 from tests.prepare.crystals import (
     csv_rows,
     write_csv,

@@ -14,8 +14,8 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
-from datamodules.prepare.cif import symbol_of
-from datamodules.prepare.crystal import Crystal
+from datamodules.prepare.crystals.cif import symbol_of
+from datamodules.prepare.crystals.crystal import Crystal
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.csv_cif import CsvSource
 from datamodules.prepare.executors import ThisProcess, Workers
 from datamodules.prepare.pipeline import WORK, prepare
-from datamodules.prepare.sources import Source, Target
-from datamodules.store import Store
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import Source, Target
+from datamodules.store.store import Store
 
 GAP = Target("band_gap", "band_gap", "eV")
 SIZE = 4

@@ -9,9 +9,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
-from datamodules.prepare.cif import crystal_from_cif, fast_crystal, pymatgen_crystal
-from datamodules.prepare.crystal import Crystal, EntryError
-from datamodules.prepare.prototypes import _library
+from datamodules.prepare.crystals.cif import crystal_from_cif, fast_crystal, pymatgen_crystal
+from datamodules.prepare.crystals.crystal import Crystal, EntryError
+from datamodules.prepare.sources.prototypes import _library
 from tests.prepare.crystals import ROCK_SALT, cif_text, random_structure
 
 

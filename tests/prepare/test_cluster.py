@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prepare.cli import main
-from datamodules.prepare.csv_cif import CsvSource
+from datamodules.prepare.command_line import main
 from datamodules.prepare.executors import DaskCluster, ThisProcess
 from datamodules.prepare.pipeline import prepare
-from datamodules.prepare.sources import SourceError
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import SourceError
 from tests.prepare.crystals import csv_rows, write_csv
 from tests.prepare.pipelines import GAP, SIZE, Deadly, contents
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from datamodules.prepare.crystal import Crystal, EntryError, reduced_formula
-from datamodules.prepare.prototypes import _library
+from datamodules.prepare.crystals.crystal import Crystal, EntryError, reduced_formula
 from datamodules.prepare.slices import space_group
+from datamodules.prepare.sources.prototypes import _library
 from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
 
 CELL = 4.0 * np.eye(3)

@@ -10,16 +10,16 @@ from pymatgen.core import Element, Lattice, Species, Structure
 
 from datamodules.grid import Grid
 from datamodules.inspect import profile
-from datamodules.prepare import diffraction
-from datamodules.prepare.crystal import Crystal
-from datamodules.prepare.diffraction import (
+from datamodules.prepare.crystals import diffraction
+from datamodules.prepare.crystals.crystal import Crystal
+from datamodules.prepare.crystals.diffraction import (
     WAVELENGTH,
     atomic_scattering_factor,
     diffraction_lines,
     has_scattering_factor,
     lorentz_polarization,
 )
-from datamodules.prepare.prototypes import _library
+from datamodules.prepare.sources.prototypes import _library
 from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
 
 

@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.prepare import cli, public_data
-from datamodules.prepare.download import Downloader, check_bz2
-from datamodules.prepare.public_data import download_alexandria, download_mp20, parse_numbers
-from datamodules.prepare.sources import SourceError
-from datamodules.store import Store
+from datamodules.prepare import command_line as cli
+from datamodules.prepare.downloads import public_data
+from datamodules.prepare.downloads.download import Downloader, check_bz2
+from datamodules.prepare.downloads.public_data import (
+    download_alexandria,
+    download_mp20,
+    parse_numbers,
+)
+from datamodules.prepare.sources.source import SourceError
+from datamodules.store.store import Store
 from tests.prepare.crystals import alexandria_entry, csv_rows, random_structure, write_csv
 
 CONTENT = bz2.compress(random.Random(0).randbytes(600_000))

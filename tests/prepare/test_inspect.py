@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from datamodules.inspect import main
-from datamodules.prepare.cli import main as prepare
-from datamodules.store import REJECTED, Store
+from datamodules.prepare.command_line import main as prepare
+from datamodules.store.store import REJECTED, Store
 from tests.factories import make_store
 from tests.prepare.crystals import csv_rows, write_csv
 

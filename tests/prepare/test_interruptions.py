@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from datamodules.prepare import slices
-from datamodules.prepare.csv_cif import CsvSource
 from datamodules.prepare.executors import LocalProcesses
 from datamodules.prepare.pipeline import WORK
-from datamodules.prepare.sources import SourceError
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import SourceError
 from tests.prepare.pipelines import GAP, SIZE, Deadly, contents, make
 
 
@@ -50,7 +50,7 @@ def test_interrupted_at_any_write_the_same_command_continues(
     with monkeypatch.context() as patch:
         for module in (
             "datamodules.prepare.slices", "datamodules.prepare.finish",
-            "datamodules.prepare.pipeline", "datamodules.store", "datamodules.manifest",
+            "datamodules.prepare.pipeline", "datamodules.store.store", "datamodules.store.manifest",
         ):  # fmt: skip
             patch.setattr(f"{module}.replace_file", failing)
         with pytest.raises(Interrupted):
@@ -67,7 +67,7 @@ def test_full_disk_is_told_and_survived(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from datamodules.prepare.cli import main
+    from datamodules.prepare.command_line import main
 
     command = ["csv", *map(str, source.files), "--output", str(tmp_path / "store"), "--quiet"]
     command += ["--targets", "band_gap", "--workers", "1"]
@@ -131,7 +131,7 @@ class Slow(CsvSource):
 
 def main_of(argv: list[str]) -> None:
     """What `start` runs: the command on a slow source."""
-    from datamodules.prepare import cli
+    from datamodules.prepare import command_line as cli
 
     slow = Slow(tuple(map(Path, argv[1:])), labels=(GAP,))
     cli._csv = lambda arguments: slow  # type: ignore[assignment]

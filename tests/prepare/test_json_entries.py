@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-from datamodules.prepare import json_entries
-from datamodules.prepare.json_entries import BrokenJson, iterate_entries, parse_entry
+from datamodules.prepare.sources import json_entries
+from datamodules.prepare.sources.json_entries import BrokenJson, iterate_entries, parse_entry
 
 
 def entries_of(text: str) -> list:

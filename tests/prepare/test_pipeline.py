@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from datamodules.prepare import finish
-from datamodules.prepare.alexandria import AlexandriaSource
-from datamodules.prepare.csv_cif import CsvSource
 from datamodules.prepare.executors import LocalProcesses, ThisProcess
 from datamodules.prepare.pipeline import WORK, prepare
-from datamodules.prepare.sources import Part, Progress, SourceError
-from datamodules.store import REJECTED
+from datamodules.prepare.sources.alexandria import AlexandriaSource
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import Part, Progress, SourceError
+from datamodules.store.store import REJECTED
 from tests.prepare.crystals import (
     alexandria_entry,
     cif_text,

@@ -8,9 +8,9 @@ import pytest
 from pymatgen.core import Element
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
 
-from datamodules.prepare.cli import main
-from datamodules.prepare.crystal import EntryError
-from datamodules.prepare.prototypes import (
+from datamodules.prepare.command_line import main
+from datamodules.prepare.crystals.crystal import EntryError
+from datamodules.prepare.sources.prototypes import (
     VOLUME_RATIO,
     WINDOW,
     PrototypeSource,
@@ -19,7 +19,7 @@ from datamodules.prepare.prototypes import (
     electrostatic_energy,
     substitutions,
 )
-from datamodules.store import Store
+from datamodules.store.store import Store
 from tests.prepare.crystals import ROCK_SALT, random_structure
 
 

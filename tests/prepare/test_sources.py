@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules.prepare.cli import main, parse_targets
-from datamodules.prepare.sources import SourceError
-from datamodules.store import REJECTED, Store
+from datamodules.prepare.command_line import main, parse_targets
+from datamodules.prepare.sources.source import SourceError
+from datamodules.store.store import REJECTED, Store
 from tests.prepare.crystals import (
     ROCK_SALT,
     alexandria_entry,

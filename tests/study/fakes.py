@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.study.run import Run
+from lightning_modules.experiments.study.run import Run
 
 
 @dataclass(frozen=True)

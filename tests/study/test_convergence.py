@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules.report.convergence import report
-from lightning_modules.study.convergence import Convergence
-from lightning_modules.study.main import definition_path
-from lightning_modules.study.pretraining import Pretraining
-from lightning_modules.study.recipes import Recipe
-from lightning_modules.study.run import FAILURE, RESULT, Training, write_json
+from lightning_modules.experiments.recipes import Recipe
+from lightning_modules.experiments.report.convergence import report
+from lightning_modules.experiments.study.convergence import Convergence
+from lightning_modules.experiments.study.main import definition_path
+from lightning_modules.experiments.study.pretraining import Pretraining
+from lightning_modules.experiments.study.run import FAILURE, RESULT, Training, write_json
 
 METRIC = "val/both/gap/mae"
 STUDY: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_modules.study.pretraining import Pretraining
-from lightning_modules.study.recipes import Recipe
+from lightning_modules.experiments.recipes import Recipe
+from lightning_modules.experiments.study.pretraining import Pretraining
 
 RECIPES = {name: Recipe(config=[f"{name}.yaml"]) for name in ("first", "second", "third")}
 

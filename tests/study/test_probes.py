@@ -7,8 +7,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_modules.study.probe import recall
-from lightning_modules.study.probes import crystal_system, judge, linear_map, map_2d
+from lightning_modules.experiments.probing.probe import recall
+from lightning_modules.experiments.probing.probes import crystal_system, judge, linear_map, map_2d
 
 
 def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

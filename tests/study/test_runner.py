@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.processes import Lock
-from lightning_modules.runs import CHECKPOINTS
-from lightning_modules.study.arguments import make_folder
-from lightning_modules.study.machine import Machine
-from lightning_modules.study.run import FAILURE, RESULT, Run, Training
-from lightning_modules.study.runner import Runner
+from lightning_modules.experiments.arguments import make_folder
+from lightning_modules.experiments.machine import Machine
+from lightning_modules.experiments.processes import Lock
+from lightning_modules.experiments.study.run import FAILURE, RESULT, Run, Training
+from lightning_modules.experiments.study.runner import Runner
+from lightning_modules.training.run_folder import CHECKPOINTS
 from tests.study.fakes import FakeRun, append, eventually
 
 
@@ -160,8 +160,8 @@ def test_no_jobs_are_refused() -> None:
 
 
 def test_the_machine_is_told_on_the_command_line() -> None:
-    from lightning_modules.study.arguments import parse
-    from lightning_modules.study.convergence import Convergence
+    from lightning_modules.experiments.arguments import parse
+    from lightning_modules.experiments.study.convergence import Convergence
 
     values = ["--folder=x", "--metric=m", "--regression.config=[r.yaml]", "--pretraining.seeds=[0]"]
     flags = [*values, "--jobs=3", "--gpus=[0,1]", "--set=a.b=[1, x]", "--set=c=0.5"]

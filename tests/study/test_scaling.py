@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_modules.report.scaling import report
-from lightning_modules.study.main import definition_path, load_study
-from lightning_modules.study.run import RESULT, write_json
-from lightning_modules.study.scaling import Scaling, Size
+from lightning_modules.experiments.report.scaling import report
+from lightning_modules.experiments.study.main import definition_path, load_study
+from lightning_modules.experiments.study.run import RESULT, write_json
+from lightning_modules.experiments.study.scaling import Scaling, Size
 
 SIZES = {0.03: 300, 0.1: 1000, 0.3: 3000, 1.0: 10000}
 STUDY: dict[str, Any] = {

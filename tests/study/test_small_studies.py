@@ -12,8 +12,8 @@ import yaml
 
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
-from lightning_modules.study.probe import main as probe
-from lightning_modules.study.run import RESULT
+from lightning_modules.experiments.probing.probe import main as probe
+from lightning_modules.experiments.study.run import RESULT
 from tests.factories import make_material, make_store
 
 ROOT = Path(__file__).parents[2]
@@ -31,9 +31,10 @@ class InProcess:
         self, command: list[str], log: Path, environment: Mapping[str, str], lock: object
     ) -> None:
         name, arguments = command[2], command[3:]
-        self.status = {"lightning_modules": main, "lightning_modules.study.probe": probe}[name](
-            arguments
-        )
+        self.status = {
+            "lightning_modules": main,
+            "lightning_modules.experiments.probing.probe": probe,
+        }[name](arguments)
 
     def poll(self) -> int:
         return self.status
@@ -106,7 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(folder: Path) -> Path:
     """The folder of the finished studies."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_modules.study.runner.Job", InProcess)
+        patch.setattr("lightning_modules.experiments.study.runner.Job", InProcess)
         for kind in KINDS:
             assert main(["study", kind, f"--config={folder / kind}.yaml"]) == 0
     return folder / "study"
@@ -143,9 +144,9 @@ def test_a_run_starts_from_the_shared_pretraining(study: Path) -> None:
 
 
 def test_training_sizes_are_the_data_modules_own(study: Path) -> None:
-    from datamodules.splits import SplitConfig
+    from datamodules.store.splits import SplitConfig
     from datamodules.xrd_datamodule import XRDDataModule
-    from lightning_modules.study.run import training_size
+    from lightning_modules.experiments.study.run import training_size
 
     store = str(study.parent / "store")
     for by, fraction in (("formula", 0.4), ("system", 0.4), ("random", 1.0)):
@@ -209,7 +210,7 @@ def test_every_study_has_a_report(kind: str, study: Path, tmp_path: Path) -> Non
 
 
 def test_vectors_are_those_of_the_checkpoint(study: Path) -> None:
-    from lightning_modules.study.vectors import VECTORS, Encoder, encode
+    from lightning_modules.experiments.probing.vectors import VECTORS, Encoder, encode
 
     checkpoint = study / "pretraining/both/seed=0/checkpoints/last.ckpt"
     store = [str(study.parent / "store")]
@@ -256,8 +257,8 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
 def test_the_arguments_of_every_run_are_the_command_lines(
     kind: str, which: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lightning_modules.study.arguments import parse
-    from lightning_modules.study.main import KINDS as CLASSES
+    from lightning_modules.experiments.arguments import parse
+    from lightning_modules.experiments.study.main import KINDS as CLASSES
 
     monkeypatch.chdir(ROOT)
     made = parse("", CLASSES[kind], [f"--config=configs/study/{kind}{which}.yaml"])[0]
@@ -302,8 +303,8 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_a_pretraining_that_may_have_seen_the_test_is_refused(tmp_path: Path) -> None:
-    from datamodules.splits import SplitConfig
-    from lightning_modules.study.run import check_split
+    from datamodules.store.splits import SplitConfig
+    from lightning_modules.experiments.study.run import check_split
 
     for name, seed in (("alike", 0), ("other", 1)):
         (tmp_path / name).mkdir()
@@ -315,7 +316,7 @@ def test_a_pretraining_that_may_have_seen_the_test_is_refused(tmp_path: Path) ->
 
 
 def test_a_recipe_changes_what_a_run_is(tmp_path: Path) -> None:
-    from lightning_modules.study.recipes import Recipe
+    from lightning_modules.experiments.recipes import Recipe
 
     path = tmp_path / "recipe.yaml"
     identities = []

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from lightning_modules.report.statistics import first_crossing, group_means, interval, power_law
+from lightning_modules.experiments.report.statistics import (
+    first_crossing,
+    group_means,
+    interval,
+    power_law,
+)
 
 
 @pytest.mark.parametrize(

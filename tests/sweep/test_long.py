@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_modules.study.run import RESULT, read_json
+from lightning_modules.experiments.study.run import RESULT, read_json
 from tests.factories import make_store
 from tests.study.fakes import eventually, exists
 
@@ -56,7 +56,7 @@ def trainings(run: Path) -> list[int]:
             words = entry.read_bytes().decode().split("\0")
         except OSError:
             continue
-        if f"--run={run}" in words and "lightning_modules.processes" not in words:
+        if f"--run={run}" in words and "lightning_modules.experiments.processes" not in words:
             found.append(int(entry.parent.name))
     return found
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from lightning_modules.__main__ import main
-from lightning_modules.study.arguments import parse
-from lightning_modules.study.machine import Machine
-from lightning_modules.study.recipes import Recipe
-from lightning_modules.sweep.config import Dimension, Pruning, Sweep
-from lightning_modules.sweep.main import write_best
-from lightning_modules.sweep.worker import Worker, open_study, read_curve
+from lightning_modules.experiments.arguments import parse
+from lightning_modules.experiments.machine import Machine
+from lightning_modules.experiments.recipes import Recipe
+from lightning_modules.experiments.sweep.config import Dimension, Pruning, Sweep
+from lightning_modules.experiments.sweep.main import write_best
+from lightning_modules.experiments.sweep.worker import Worker, open_study, read_curve
 from tests.study.fakes import eventually, exists
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def command(*arguments: str) -> list[str]:
         return [sys.executable, "-I", "-c", TRAINING, *arguments]
 
-    monkeypatch.setattr("lightning_modules.sweep.worker.xxact", command)
+    monkeypatch.setattr("lightning_modules.experiments.sweep.worker.xxact", command)
 
 
 def sweep(folder: Path, **changes: Any) -> Sweep:
@@ -164,9 +164,9 @@ def test_two_workers_share_the_trials(tmp_path: Path) -> None:
     made = sweep(tmp_path, recipe=Recipe(set={"hold": 1}))
     code = f"""
 from pathlib import Path
-from lightning_modules.sweep import worker
+from lightning_modules.experiments.sweep import worker
 from tests.sweep.test_sweep import TRAINING, make, sweep
-from lightning_modules.study.recipes import Recipe
+from lightning_modules.experiments.recipes import Recipe
 import sys
 worker.xxact = lambda *a: [sys.executable, "-I", "-c", TRAINING, *a]
 make(sweep(Path({str(tmp_path)!r}), recipe=Recipe(set={{"hold": 1}})))
@@ -202,9 +202,9 @@ def test_jobs_run_at_a_time_in_one_worker(tmp_path: Path) -> None:
 def test_a_killed_sweep_ends_its_trial_and_continues_it_later(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from lightning_modules.sweep import worker
+from lightning_modules.experiments.sweep import worker
 from tests.sweep.test_sweep import TRAINING, make, sweep
-from lightning_modules.study.recipes import Recipe
+from lightning_modules.experiments.recipes import Recipe
 import sys
 worker.xxact = lambda *a: [sys.executable, "-I", "-c", TRAINING, *a]
 make(sweep(Path({str(tmp_path)!r}), recipe=Recipe(set={{"hold": 1}})))

@@ -1,0 +1,1 @@
+"""A diffractometer's file to a scan, a module a format. `files.py` chooses."""

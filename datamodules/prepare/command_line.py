@@ -1,0 +1,266 @@
+"""`xxact prepare`: crystal structures to a store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from datamodules.arguments import ArgumentParser
+from datamodules.prepare.downloads import public_data
+from datamodules.prepare.downloads.download import Downloader
+from datamodules.prepare.executors import workers
+from datamodules.prepare.finish import reasons
+from datamodules.prepare.pipeline import Result, prepare
+from datamodules.prepare.sources import alexandria
+from datamodules.prepare.sources.cif_folder import CifFolderSource
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.prototypes import SUBSTITUTES, PrototypeSource
+from datamodules.prepare.sources.source import Source, SourceError, Target
+from datamodules.store.store import REJECTED, STRUCTURE_TARGETS, StoreError
+
+UNITS = {
+    "formation_energy": "eV/atom",
+    "band_gap": "eV",
+    "hull_distance": "eV/atom",
+    "electrostatic_energy": "eV/atom",
+}
+"""Units of the canonical targets, where the user gives none."""
+
+DOWNLOADS = Path("data/downloads")
+"""Where downloaded files are kept, under the current folder."""
+
+_COLUMNS = {
+    "id", "formula", "formula_key", "system_key", "elements", "fractions", "q", "intensity",
+    "profile", "space_group", *STRUCTURE_TARGETS,
+}  # fmt: skip
+
+
+def parse_targets(text: str) -> tuple[Target, ...]:
+    """Reads labels given as COLUMN[=NAME][:UNIT],….
+
+    Raises:
+        SourceError: if a target cannot be read, or two have one name.
+    """
+    targets: list[Target] = []
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        rest, _, unit = item.partition(":")
+        column, _, name = (piece.strip() for piece in rest.partition("="))
+        name = name or column
+        if not column:
+            raise SourceError(f"--targets: '{item}' names no column; write COLUMN[=NAME][:UNIT]")
+        if name in _COLUMNS:
+            raise SourceError(
+                f"--targets: '{name}' is a column of every store; give it another name: "
+                f"{column}=NAME"
+            )
+        if name in [target.name for target in targets]:
+            raise SourceError(f"--targets: '{name}' is named twice")
+        targets.append(Target(column, name, unit.strip() or UNITS.get(name, "")))
+    return tuple(targets)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="xxact prepare",
+        description="Turns crystal structures into a store: powder diffraction lines, "
+        "compositions and labels. Interrupted, the same command continues.",
+    )
+    common = ArgumentParser(add_help=False)
+    common.add_argument("--output", type=Path, required=True, metavar="STORE", help="its folder")
+    common.add_argument("--workers", type=int, help="processes (default: one a core)")
+    common.add_argument("--scheduler", metavar="ADDRESS", help="use a Dask cluster instead")
+    common.add_argument("--limit", type=int, help="read at most so many entries of each file")
+    common.add_argument(
+        "--space-groups", action="store_true", help="determine space groups by spglib (slow)"
+    )
+    common.add_argument("--quiet", action="store_true", help="no progress bar")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="SOURCE")
+
+    kind = kinds.add_parser("prototypes", parents=[common], help="the embedded data set")
+    kind.add_argument(
+        "--substitutes", type=int, default=SUBSTITUTES, help="new compounds tried a prototype"
+    )
+    kind.set_defaults(source=_prototypes)
+
+    kind = kinds.add_parser("csv", parents=[common], help="CSV files with a column of CIF text")
+    kind.add_argument("files", nargs="*", type=Path, metavar="FILE.csv[.gz]")
+    kind.add_argument("--download", choices=["mp-20"], help="fetch a public data set instead")
+    _add_download_options(kind)
+    kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
+    kind.add_argument("--id-column")
+    kind.add_argument("--cif-column")
+    kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
+    kind.add_argument("--citation", default=Source.citation, help="of the data")
+    kind.set_defaults(source=_csv)
+
+    kind = kinds.add_parser("cif", parents=[common], help="a folder of CIF files")
+    kind.add_argument("folder", type=Path, metavar="FOLDER")
+    kind.add_argument("--labels", type=Path, metavar="FILE.csv", help="identifiers and labels")
+    kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
+    kind.add_argument("--id-column", help="of the labels")
+    kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
+    kind.add_argument("--citation", default=Source.citation, help="of the data")
+    kind.set_defaults(source=_cif)
+
+    kind = kinds.add_parser("alexandria", parents=[common], help="Alexandria's JSON files")
+    kind.add_argument("files", nargs="*", type=Path, metavar="FILE.json.bz2")
+    kind.add_argument("--download", metavar="VERSION", help="fetch files, e.g. pbe/2025.07.02")
+    kind.add_argument(
+        "--files", dest="files_numbers", metavar="0-3", help="numbers of the files to fetch"
+    )
+    _add_download_options(kind)
+    kind.add_argument(
+        "--targets",
+        metavar="KEY[=NAME][:UNIT],…",
+        help="keys of an entry's data (default: e_form, band_gap_ind, e_above_hull)",
+    )
+    kind.set_defaults(source=_alexandria)
+    # Has options of its own: `main` turns to it before this parser does.
+    kinds.add_parser("patterns", add_help=False, help="measured patterns; see its own --help")
+    return parser
+
+
+def _add_download_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-in", type=Path, metavar="FOLDER", help=f"for downloads (default: in {DOWNLOADS})"
+    )
+    parser.add_argument("--mirror", metavar="URL", help="another server with the same files")
+
+
+def _prototypes(arguments: argparse.Namespace) -> Source:
+    if arguments.substitutes < 0:
+        raise SourceError(f"--substitutes {arguments.substitutes}: must not be negative")
+    return PrototypeSource(arguments.substitutes)
+
+
+def _csv(arguments: argparse.Namespace) -> Source:
+    if bool(arguments.files) == bool(arguments.download):
+        raise SourceError("csv: name either files or --download mp-20")
+    if arguments.download:
+        if arguments.targets or arguments.id_column or arguments.cif_column:
+            raise SourceError("--download mp-20: knows its columns; leave out --targets and others")
+        return public_data.download_mp20(
+            Downloader(quiet=arguments.quiet),
+            arguments.keep_in or DOWNLOADS / "mp-20",
+            arguments.mirror or public_data.MP20_URL,
+        )
+    return CsvSource(
+        files=tuple(arguments.files),
+        labels=parse_targets(arguments.targets),
+        id_column=arguments.id_column,
+        cif_column=arguments.cif_column,
+        licence_note=arguments.licence,
+        citation_note=arguments.citation,
+    )
+
+
+def _cif(arguments: argparse.Namespace) -> Source:
+    labels = parse_targets(arguments.targets)
+    if labels and arguments.labels is None:
+        raise SourceError("--targets: needs the file they are in; name it with --labels")
+    return CifFolderSource(
+        folder=arguments.folder,
+        labels_file=arguments.labels,
+        labels=labels,
+        id_column=arguments.id_column,
+        licence_note=arguments.licence,
+        citation_note=arguments.citation,
+    )
+
+
+def _alexandria(arguments: argparse.Namespace) -> Source:
+    files = tuple(arguments.files)
+    if bool(files) == bool(arguments.download):
+        raise SourceError("alexandria: name either files or --download VERSION")
+    if arguments.files_numbers is not None and not arguments.download:
+        raise SourceError("--files: only together with --download; else name the files")
+    labels: tuple[Target, ...] = alexandria.TARGETS
+    if arguments.targets is not None:
+        labels = parse_targets(arguments.targets)
+    if arguments.download:
+        numbers = arguments.files_numbers
+        files = public_data.download_alexandria(
+            Downloader(quiet=arguments.quiet),
+            arguments.download,
+            arguments.keep_in or DOWNLOADS / "alexandria" / arguments.download,
+            None if numbers is None else public_data.parse_numbers(numbers),
+            arguments.mirror or public_data.ALEXANDRIA_URL,
+        )
+    return alexandria.AlexandriaSource(files, labels)
+
+
+def summary(output: Path, result: Result) -> str:
+    """What was done, in a few lines."""
+    counts, manifest = result.manifest.counts, result.manifest
+    if result.seconds is None:
+        head = f"{output}: was finished before with the same options and input; nothing to do"
+    else:
+        rate = result.prepared / result.seconds if result.seconds else 0.0
+        head = f"{output}: {result.seconds:.1f} s, {rate:.0f} entries/s"
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines = [
+        head,
+        f"  {counts['read']} read = {counts['written']} written + {counts['rejected']} rejected "
+        f"+ {counts['duplicates']} duplicates",
+        f"  {len(manifest.shards)} shards, {size / 1e6:.1f} MB, "
+        f"{size / max(counts['written'], 1):.0f} bytes a material",
+    ]
+    for target in manifest.targets:
+        lines.append(f"  {target.name} ({target.unit}): {target.count} labels")
+    if counts["rejected"] + counts["duplicates"]:
+        lines.append(f"  left out, see {output / REJECTED}:")
+        lines += [f"    {n} × {reason}" for reason, n in reasons(output).items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Runs `xxact prepare`.
+
+    Args:
+        argv: Arguments after `prepare`.
+
+    Returns:
+        The exit status: 0, 2 after a user's mistake, 130 after an interrupt.
+    """
+    if argv[:1] == ["patterns"]:
+        from datamodules.prepare.patterns import main as prepare_patterns
+
+        return prepare_patterns(argv[1:])
+    arguments = _parser().parse_args(argv)
+    build: Callable[[argparse.Namespace], Source] = arguments.source
+    try:
+        if arguments.limit is not None and arguments.limit < 1:
+            raise SourceError(f"--limit {arguments.limit}: must be at least 1")
+        source = build(arguments)
+        where = workers(arguments.workers, arguments.scheduler)
+        result = prepare(
+            source,
+            arguments.output,
+            where,
+            limit=arguments.limit,
+            space_groups=arguments.space_groups,
+            quiet=arguments.quiet,
+        )
+    except (SourceError, StoreError) as error:
+        print(f"xxact: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"xxact: error: {error.filename or arguments.output}: {error.strerror}; finished "
+            "entries are kept: mend it and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "xxact: interrupted; finished entries are kept: run the same command again to continue",
+            file=sys.stderr,
+        )
+        return 130
+    print(summary(arguments.output, result))
+    if not result.manifest.counts["written"]:
+        print(f"xxact: error: {arguments.output}: no entry could be used", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,1 @@
+"""Crystal structures, their CIF, and their diffraction lines."""

@@ -1,0 +1,132 @@
+"""Public data sets that `--download` knows: where they are, and when they are complete."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+from datamodules.prepare.downloads.download import Check, Downloader, check_bz2, note_source
+from datamodules.prepare.sources.alexandria import AlexandriaSource
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import SourceError, Target
+
+ALEXANDRIA_URL = "https://alexandria.icams.rub.de/data"
+MP20_URL = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
+
+MP20_ROWS = {"train.csv": 27136, "val.csv": 9047, "test.csv": 9046}
+MP20_TARGETS = (
+    Target("formation_energy_per_atom", "formation_energy", "eV/atom"),
+    Target("band_gap", "band_gap", "eV"),
+    Target("e_above_hull", "hull_distance", "eV/atom"),
+)
+MP20_LICENCE = "MIT (CDVAE); Materials Project data: CC-BY 4.0"
+MP20_CITATION = (
+    "T. Xie et al., Crystal Diffusion Variational Autoencoder for Periodic Material Generation, "
+    "ICLR 2022; A. Jain et al., Commentary: The Materials Project, APL Mater. 1, 011002 (2013), "
+    "doi:10.1063/1.4812323"
+)
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Reads file numbers such as "0-3,7".
+
+    Raises:
+        SourceError: if it is none.
+    """
+    numbers: list[int] = []
+    for item in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", item)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise SourceError(f"--files {text}: not a list of numbers; write for example 0-3,7")
+        numbers += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return sorted(set(numbers))
+
+
+def download_alexandria(
+    downloader: Downloader,
+    version: str,
+    folder: Path,
+    numbers: list[int] | None = None,
+    base_url: str = ALEXANDRIA_URL,
+) -> tuple[Path, ...]:
+    """Downloads files of Alexandria.
+
+    Args:
+        downloader: What fetches.
+        version: Path on the server, such as "pbe/2025.07.02".
+        folder: Where they are kept.
+        numbers: Numbers of the files; None means all that the server lists.
+        base_url: The server's folder of data.
+
+    Raises:
+        SourceError: if they cannot be had.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", version) or ".." in version:
+        raise SourceError(f"--download {version}: not a path such as pbe/2025.07.02")
+    url = f"{base_url.rstrip('/')}/{version}"
+    if numbers is None:
+        listed = re.findall(r"alexandria_\d{5}\.json\.bz2", downloader.text(f"{url}/"))
+        names = sorted(set(listed))
+        if not names:
+            raise SourceError(f"{url}/: lists no alexandria_NNNNN.json.bz2; check --download")
+    else:
+        names = [f"alexandria_{n:05d}.json.bz2" for n in numbers]
+    paths = _fetch_all(downloader, url, folder, dict.fromkeys(names, check_bz2))
+    note_source(
+        folder,
+        f"Alexandria {version}",
+        AlexandriaSource.licence,
+        AlexandriaSource.citation,
+        [f"{url}/{name}" for name in names],
+    )
+    return paths
+
+
+def download_mp20(downloader: Downloader, folder: Path, base_url: str = MP20_URL) -> CsvSource:
+    """Downloads MP-20, the 45 229 structures of the CDVAE paper with at most 20 atoms.
+
+    Args:
+        downloader: What fetches.
+        folder: Where the files are kept.
+        base_url: The folder of the three files.
+
+    Raises:
+        SourceError: if they cannot be had.
+    """
+    checks = {name: _rows_check(rows) for name, rows in MP20_ROWS.items()}
+    paths = _fetch_all(downloader, base_url.rstrip("/"), folder, checks)
+    urls = [f"{base_url.rstrip('/')}/{name}" for name in MP20_ROWS]
+    note_source(folder, "MP-20", MP20_LICENCE, MP20_CITATION, urls)
+    return CsvSource(
+        paths,
+        cif_column="cif",
+        labels=MP20_TARGETS,
+        id_column="material_id",
+        licence_note=MP20_LICENCE,
+        citation_note=MP20_CITATION,
+    )
+
+
+def _fetch_all(
+    downloader: Downloader, url: str, folder: Path, checks: dict[str, Check]
+) -> tuple[Path, ...]:
+    return tuple(
+        downloader.fetch(f"{url}/{name}", folder / name, check) for name, check in checks.items()
+    )
+
+
+def _rows_check(expected: int) -> Check:
+    """A check by the number of rows: a CSV has no other end mark."""
+
+    def check(path: Path) -> str | None:
+        csv.field_size_limit(sys.maxsize)
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as stream:
+                rows = max(sum(1 for row in csv.reader(stream, strict=True) if row) - 1, 0)
+        except (csv.Error, UnicodeDecodeError) as error:
+            return f"broken CSV ({error})"
+        return None if rows == expected else f"{rows} rows instead of {expected}"
+
+    return check

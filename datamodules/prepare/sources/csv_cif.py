@@ -1,0 +1,132 @@
+"""CSV files with a column of CIF text, as CDVAE, DiffCSP and Matbench users have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepare.crystals.cif import crystal_from_cif
+from datamodules.prepare.crystals.crystal import EntryError
+from datamodules.prepare.sources.source import (
+    Entry,
+    LabelledSource,
+    Part,
+    Progress,
+    SourceError,
+    check_compression,
+    file_part,
+    number,
+    open_compressed,
+    part_names,
+)
+
+ID_COLUMNS = ("material_id", "mat_id", "entry_id", "id", "name")
+CIF_COLUMNS = ("cif", "structure")
+
+
+@dataclass(frozen=True)
+class CsvSource(LabelledSource):
+    """One or more CSV files, plain or compressed (.gz, .bz2), with equal meaning of columns.
+
+    Attributes:
+        files: The files in their order.
+        cif_column: Column of CIF text; found by its usual names if None.
+    """
+
+    files: tuple[Path, ...]
+    cif_column: str | None = None
+    name = "csv"
+
+    def options(self) -> dict[str, Any]:
+        """The columns that are read."""
+        return {**super().options(), "cif_column": self.cif_column}
+
+    def parts(self) -> list[Part]:
+        """The files; every header is checked before anything is read.
+
+        Raises:
+            SourceError: if a file cannot be read or lacks a column.
+        """
+        parts = []
+        for name, path in part_names(self.files).items():
+            parts.append(file_part(path, name))
+            check_compression(path)
+            with open_compressed(path, Progress()) as stream:
+                self._columns(next(_rows(stream, path), []), name)
+        return parts
+
+    def records(self, part: Part, progress: Progress) -> Iterator[Any]:
+        """Yields (id, CIF text, label texts) of each row.
+
+        Raises:
+            SourceError: if the file is truncated or no CSV.
+        """
+        path = part_names(self.files)[part.name]
+        with open_compressed(path, progress) as stream:
+            rows = _rows(stream, path)
+            id_at, cif_at, label_at = self._columns(next(rows, []), part.name)
+            for row in rows:
+                if row:
+                    padded = row + [""] * (max(id_at, cif_at, *label_at, 0) + 1 - len(row))
+                    yield padded[id_at], padded[cif_at], [padded[i] for i in label_at]
+
+    def entry(self, record: Any, position: int) -> Entry:
+        """Parses a row.
+
+        Raises:
+            EntryError: if this row cannot be used.
+        """
+        identifier, cif, labels = record
+        if not identifier:
+            raise EntryError("no identifier")
+        if not cif.strip():
+            raise EntryError("no structure", "empty CIF column")
+        targets = {
+            target.name: number(text, target.column)
+            for target, text in zip(self.labels, labels, strict=True)
+        }
+        return Entry(identifier, crystal_from_cif(cif), targets)
+
+    def identify(self, record: Any) -> str | None:
+        """The row's identifier."""
+        return record[0] or None
+
+    def _columns(self, header: list[str], file: str) -> tuple[int, int, list[int]]:
+        def find(given: str | None, usual: tuple[str, ...], option: str) -> int:
+            if given is None:
+                found = [name for name in usual if name in header]
+                if not found:
+                    raise SourceError(
+                        f"{file}: no column {' or '.join(usual)}; name one with {option} "
+                        f"(there are: {', '.join(header) or 'none'})"
+                    )
+                return header.index(found[0])
+            if given not in header:
+                raise SourceError(
+                    f"{file}: no column '{given}'; there are: {', '.join(header) or 'none'}"
+                )
+            return header.index(given)
+
+        return (
+            find(self.id_column, ID_COLUMNS, "--id-column"),
+            find(self.cif_column, CIF_COLUMNS, "--cif-column"),
+            [find(target.column, (), "--targets") for target in self.labels],
+        )
+
+
+def _rows(stream: Any, path: Path) -> Iterator[list[str]]:
+    """Rows of a CSV; `strict`, since a lost quote would swallow the rest of the file as one row."""
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    rows = csv.reader(text, strict=True)
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise SourceError(
+            f"{path}: line {rows.line_num}: {error}; mend the file and run the same command again"
+        ) from None

@@ -1,0 +1,259 @@
+"""The embedded data set: AFLOW prototypes and new compounds by substituting similar elements.
+
+The labels are computed, not DFT: density, volume per atom and an electrostatic energy. They depend
+on composition *and* structure, which is what the set is for: trying the whole path without a
+download. Substituted compounds of one prototype have different formulas, so a split by formula
+puts the same prototype on both sides.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from datamodules.prepare.crystals.crystal import Crystal, EntryError
+from datamodules.prepare.sources.source import Entry, Part, Progress, Source, Target
+
+SUBSTITUTES = 24
+"""New compounds tried for each prototype (fewer where its elements allow no more)."""
+WINDOW = 12
+"""Elements this close on Pettifor's chemical scale may replace each other."""
+
+LARGEST = 32
+"""Atoms in the cell; larger prototypes come only as they are, since they take most of the time."""
+VOLUME_RATIO = (0.3, 1.5)
+"""Volume over that of the elements: 0.42–1.06 for nine of ten prototypes as they are."""
+
+# No noble gases, no hydrogen (its bond length depends too much on the partner) and, but for
+# thorium and uranium, no radioactive elements.
+_EXCLUDED = {
+    *("H", "D", "He", "Ne", "Ar", "Kr", "Xe", "Rn"),
+    *("Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"),
+}
+_HEAVIEST = 92
+
+_NEIGHBOURS = 6.0
+"""Å within which bonds are looked for; the shortest bond of a prototype is at most 4.1 Å."""
+
+_CUBIC_CENTIMETRES_PER_MOLE = 0.602214076
+"""1 Å³ an atom."""
+
+
+@dataclass(frozen=True)
+class PrototypeSource(Source):
+    """pymatgen's AFLOW prototypes, each as it is and with substituted elements.
+
+    Attributes:
+        substitutes: New compounds tried for each prototype.
+    """
+
+    substitutes: int = SUBSTITUTES
+    name = "prototypes"
+    licence = "pymatgen, MIT; cite the AFLOW library"
+    citation = (
+        "M. J. Mehl et al., The AFLOW Library of Crystallographic Prototypes: Part 1, "
+        "Comput. Mater. Sci. 136, S1–S828 (2017), doi:10.1016/j.commatsci.2017.01.017"
+    )
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The electrostatic energy; density and volume are columns of every store."""
+        return (Target("electrostatic_energy", "electrostatic_energy", "eV/atom"),)
+
+    def options(self) -> dict[str, Any]:
+        """The number of substitutes."""
+        return {**super().options(), "substitutes": self.substitutes, "window": WINDOW}
+
+    def parts(self) -> list[Part]:
+        """One part: the library that this pymatgen ships."""
+        import pymatgen.core
+
+        candidates = list(self.records(None, None))
+        checksum = f"pymatgen {pymatgen.core.__version__}"
+        return [Part("aflow", checksum, entries=len(candidates))]
+
+    def records(self, part: Part | None, progress: Progress | None) -> Iterator[Any]:
+        """Yields (number of the prototype, symbols that replace its elements) of each candidate."""
+        for number, structure in enumerate(_library()):
+            amounts = {e.symbol: int(n) for e, n in structure.composition.items()}
+            yield number, tuple(amounts)
+            count = self.substitutes if len(structure) <= LARGEST else 0
+            for replaced in substitutions(amounts, number, count):
+                yield number, replaced
+
+    def entry(self, record: Any, position: int) -> Entry:
+        """Builds a candidate.
+
+        Raises:
+            EntryError: if no volume can be predicted, or an absurd one is.
+        """
+        number, symbols = record
+        prototype = _library()[number]
+        old = [element.symbol for element in prototype.composition]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if list(symbols) == old:
+                structure = prototype
+            else:
+                replacing = dict(zip(old, symbols, strict=True))
+                structure = prototype.copy()
+                structure.replace_species(replacing)
+                structure = _rescaled(structure, number, replacing)
+                _check_volume(structure)
+            energy = electrostatic_energy(structure)
+        crystal = Crystal.from_symbols(
+            structure.lattice.matrix,
+            structure.frac_coords,
+            [site.specie.symbol for site in structure],
+        )
+        return Entry(self.identify(record), crystal, {"electrostatic_energy": energy})
+
+    def identify(self, record: Any) -> str:
+        """Number and label of the prototype, and the elements in it."""
+        number, symbols = record
+        return f"aflow-{number:03d}-{_labels()[number]}-{'-'.join(symbols)}"
+
+
+def substitutions(amounts: dict[str, int], number: int, count: int) -> list[tuple[str, ...]]:
+    """Draws distinct substitutions by chemically similar elements.
+
+    Each element is replaced by one at most `WINDOW` away on Pettifor's scale (Mendeleev numbers);
+    different elements stay different, and no two have one formula: exchanging the elements of two
+    equivalent sites gives the same crystal.
+
+    Args:
+        amounts: The prototype's elements and the atoms of each in its cell.
+        number: The prototype's number, which seeds the draw.
+        count: Substitutions to draw; fewer come back if there are no more.
+    """
+    scale = _scale()
+    choices = []
+    for symbol in amounts:
+        near = [s for s in scale if abs(scale[s] - _mendeleev(symbol)) <= WINDOW]
+        choices.append(sorted(near, key=lambda s: scale[s]) or [symbol])
+    random = np.random.Generator(np.random.Philox(key=number))
+    drawn: list[tuple[str, ...]] = []
+    formulas = {frozenset(amounts.items())}
+    for _ in range(20 * count):
+        if len(drawn) == count:
+            break
+        # `random()` alone is documented to be the same in every version of NumPy.
+        picks = [int(random.random() * len(near)) for near in choices]
+        replaced = tuple(near[i] for near, i in zip(choices, picks, strict=True))
+        formula = frozenset(zip(replaced, amounts.values(), strict=True))
+        if len(set(replaced)) == len(replaced) and formula not in formulas:
+            formulas.add(formula)
+            drawn.append(replaced)
+    return drawn
+
+
+def electrostatic_energy(structure: Any) -> float | None:
+    """Madelung energy of point charges from electronegativity differences, eV/atom.
+
+    The charge of an atom is the cell's mean Pauling electronegativity minus its own, in elementary
+    charges: always neutral, ±1.1 in NaCl. Zero for elements, None if an element (a noble gas in a
+    compound) has no electronegativity.
+
+    Args:
+        structure: An ordered pymatgen structure.
+    """
+    from pymatgen.analysis.ewald import EwaldSummation
+
+    if len(structure.composition) == 1:
+        return 0.0
+    electronegativity = np.array([site.specie.X for site in structure])
+    if not np.isfinite(electronegativity).all():
+        return None
+    charged = structure.copy()
+    charged.add_oxidation_state_by_site((electronegativity.mean() - electronegativity).tolist())
+    return float(EwaldSummation(charged).total_energy) / len(structure)
+
+
+def _rescaled(structure: Any, number: int, replacing: dict[str, str]) -> Any:
+    """The structure with the volume that its bond lengths suggest.
+
+    The data-mined length scheme of pymatgen's DLSVolumePredictor: the bond that is shortest for its
+    two elements gets the length expected of them. All substitutes of a prototype have its
+    distances, which are searched once: the search was half of the time of the whole set.
+
+    Source: I.-H. Chu et al., Comput. Mater. Sci. 146, 184 (2018).
+
+    Args:
+        structure: The prototype with its elements replaced.
+        number: The prototype's number.
+        replacing: New symbols by old ones.
+    """
+    from pymatgen.core.structure_prediction.volume_predictor import bond_params
+
+    spread = float(np.std([site.specie.X for site in structure]))
+    ratios = []
+    for (first, second), distance in _shortest_distances(number).items():
+        bonds = [bond_params.get(replacing[symbol]) for symbol in (first, second)]
+        if None in bonds:
+            raise EntryError("no volume predicted", f"no bond lengths of {replacing[first]}")
+        ratios.append(distance / sum(float(b["r"]) + float(b["k"]) * spread for b in bonds))
+    if not ratios:
+        raise EntryError("no volume predicted", f"no two atoms within {_NEIGHBOURS} Å")
+    rescaled = structure.copy()
+    rescaled.scale_lattice(structure.volume / min(ratios) ** 3)
+    return rescaled
+
+
+@cache
+def _shortest_distances(number: int) -> dict[tuple[str, str], float]:
+    """Shortest distance in Å between two elements of a prototype, for each two that are near."""
+    prototype = _library()[number]
+    centers, others, _, distances = prototype.get_neighbor_list(_NEIGHBOURS)
+    symbols = [site.specie.symbol for site in prototype]
+    shortest: dict[tuple[str, str], float] = {}
+    for i, j, distance in zip(centers, others, distances, strict=True):
+        pair = symbols[i], symbols[j]
+        shortest[pair] = min(float(distance), shortest.get(pair, np.inf))
+    return shortest
+
+
+def _check_volume(structure: Any) -> None:
+    """Refuses volumes far from those of the elements: the substitutes do not fit the prototype."""
+    elements = sum(float(e.molar_volume) * n for e, n in structure.composition.items())
+    ratio = structure.volume / (elements / _CUBIC_CENTIMETRES_PER_MOLE)
+    if not VOLUME_RATIO[0] <= ratio <= VOLUME_RATIO[1]:
+        raise EntryError("substitutes do not fit the prototype", f"volume ratio {ratio:.2f}")
+
+
+@cache
+def _library() -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+
+        return [prototype["snl"].structure for prototype in AFLOW_PROTOTYPE_LIBRARY]
+
+
+@cache
+def _labels() -> list[str]:
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+
+    return [prototype["tags"]["aflow"] for prototype in AFLOW_PROTOTYPE_LIBRARY]
+
+
+def _mendeleev(symbol: str) -> float:
+    from pymatgen.core import Element
+
+    return float(Element(symbol).mendeleev_no)
+
+
+@cache
+def _scale() -> dict[str, float]:
+    """Mendeleev numbers of the elements that may be put into a prototype."""
+    from pymatgen.core import Element
+
+    return {
+        element.symbol: float(element.mendeleev_no)
+        for element in Element
+        if element.Z <= _HEAVIEST and element.symbol not in _EXCLUDED
+    }

@@ -1,0 +1,1 @@
+"""From diffraction lines to patterns as the model sees them."""

@@ -1,0 +1,382 @@
+"""From lines (or dense intensities) to the model's patterns, on the batch's device.
+
+Lines are spread over the grid by quintic B-splines and convolved with the peak shape by FFT, with
+the spline divided out: what remains is the peak shape itself, sampled at the grid's points.
+
+Legend: B rows, L points of the grid, P lines of all rows, N points of the padded grid,
+F frequencies, K widths in a pattern.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from datamodules.batch import (
+    EPOCH,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
+    IMPURITY_PROFILE,
+    IMPURITY_Q,
+    IMPURITY_SLOT,
+    INDEX,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
+    LINE_Q,
+    MEASURED,
+    PROFILE,
+    SEED,
+    TARGETS,
+    XRD,
+    Batch,
+)
+from datamodules.grid import Grid
+from datamodules.randomness import normal, normal_at
+from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
+from datamodules.rendering.peaks import (
+    PeakShape,
+    background_profile,
+    lorentz_polarization,
+    peak_fwhm,
+    quintic_spline,
+    split_doublet,
+)
+
+_PAD_DEGREES = 5.0
+"""Room for lines beyond either end whose tails reach into the window."""
+_MIN_FWHM_STEPS = 2.5
+"""A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
+_ROUNDING = 4e-7
+"""Intensities below this share of the maximum are rounding errors of the float32 FFT."""
+
+_RENDERED_FROM = (
+    LINE_Q,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
+    PROFILE,
+    IMPURITY_Q,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
+    IMPURITY_PROFILE,
+    IMPURITY_SLOT,
+)
+
+
+def rows_of(offsets: Tensor, n_lines: int) -> Tensor:
+    """The row that owns each line, shape (P,); without waiting for the device."""
+    rows = torch.arange(len(offsets) - 1, device=offsets.device)
+    return torch.repeat_interleave(rows, offsets.diff(), output_size=n_lines)
+
+
+def _fft_length(at_least: int) -> int:
+    """The next even number without prime factors above 5."""
+    n = at_least + at_least % 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+class Renderer:
+    """Turns a gathered batch into patterns on one grid.
+
+    Args:
+        grid: The model's grid.
+        shape: Peaks where no augmentation draws other ones.
+        augmentation: Ranges of the random changes in training.
+        strain_powers: Of each target, n where a strain ε turns its value into value · (1 + ε)ⁿ:
+            3 for a volume, -3 for a density, 0 for what keeps its label. Empty: all keep theirs.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        shape: PeakShape | None = None,
+        augmentation: Augmentation | None = None,
+        strain_powers: Sequence[int] = (),
+    ) -> None:
+        self.grid = grid
+        self.shape = shape or PeakShape()
+        self.augmentation = augmentation or Augmentation()
+        self.strain_powers = tuple(strain_powers)
+        self._smallest_fwhm = _MIN_FWHM_STEPS * grid.step
+        if self.shape.fwhm < self._smallest_fwhm:
+            warnings.warn(
+                f"peaks of fwhm {self.shape.fwhm:g}° are not resolved by the grid's step "
+                f"{grid.step:g}°; they are drawn with {self._smallest_fwhm:g}°",
+                stacklevel=2,
+            )
+            self.shape = replace(self.shape, fwhm=self._smallest_fwhm)
+        pad = math.ceil(_PAD_DEGREES / grid.step)
+        self._n_padded = _fft_length(grid.n_points + 2 * pad)
+        self._before = (self._n_padded - grid.n_points) // 2
+        self._constants: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, batch: Batch, *, augment: bool) -> Batch:
+        """The batch with `XRD` and `MEASURED` in place of what they were rendered from.
+
+        Args:
+            batch: As gathered, on any device; not changed.
+            augment: Whether to draw random changes (training) or not.
+        """
+        changes = Perturbation()
+        if augment:
+            changes = draw(self.augmentation, batch[SEED], batch[EPOCH], batch[INDEX])
+        xrd, measured = self.render(batch, changes)
+        rest = {key: value for key, value in batch.items() if key not in _RENDERED_FROM}
+        return {**rest, **self.strained_labels(batch, changes), XRD: xrd, MEASURED: measured}
+
+    def strained_labels(self, batch: Batch, changes: Perturbation) -> Batch:
+        """`TARGETS` of strained cells, (B, T), if any changes; dense profiles are not strained."""
+        strain_B = changes.strain
+        if strain_B is None or not any(self.strain_powers):
+            return {}
+        if PROFILE in batch:
+            strain_B = strain_B.masked_fill(torch.isfinite(batch[PROFILE]).any(dim=1), 0.0)
+        stretch_B1 = (1.0 + strain_B).unsqueeze(1)
+        powers = [stretch_B1**power for power in self.strain_powers]
+        return {TARGETS: batch[TARGETS] * torch.cat(powers, dim=1)}
+
+    def render(self, batch: Batch, changes: Perturbation) -> tuple[Tensor, Tensor]:
+        """Patterns with stated changes.
+
+        Returns:
+            Square root of the intensity, (B, L) float32, maximum 1 over the measured points; and
+            which points are measured, (B, L) bool.
+        """
+        shape = (len(batch[INDEX]), self.grid.n_points)
+        device = batch[INDEX].device
+        measured = torch.ones(shape, dtype=torch.bool, device=device)
+        if LINE_Q in batch:
+            intensity = self.lines_to_profile(batch, changes)
+        else:
+            intensity = torch.zeros(shape, device=device)
+        if PROFILE in batch:
+            dense = batch[PROFILE].to(torch.float32)
+            is_dense = torch.isfinite(dense)
+            from_profile = is_dense.any(dim=1, keepdim=True)
+            dense = torch.nan_to_num(dense, nan=0.0).clamp_(min=0.0)
+            dense = _add_impurity_profiles(dense, is_dense, batch, changes)
+            measured = is_dense | ~from_profile
+            intensity = torch.where(from_profile, dense, intensity)
+        if changes.window is not None:
+            measured &= self._window(changes.window)
+        everywhere = PROFILE not in batch and changes.window is None
+        return _finish(intensity, None if everywhere else measured, changes), measured
+
+    def lines_to_profile(self, batch: Batch, changes: Perturbation) -> Tensor:
+        """Intensities per degree on the grid, shape (B, L), not scaled.
+
+        Every line has the area multiplicity × |F|² × LP (times what the changes say).
+        """
+        q, area = batch[LINE_Q], batch[LINE_INTENSITY]
+        rows = rows_of(batch[LINE_OFFSETS], len(q))
+        n_rows = len(batch[INDEX])
+        if changes.line_jitter and changes.line_keys is not None:
+            counter = torch.arange(len(q), device=q.device) - batch[LINE_OFFSETS][rows]
+            sigma = changes.line_jitter
+            factor = normal_at(changes.line_keys[rows], counter) * sigma - 0.5 * sigma**2
+            area = area * torch.exp(factor)
+        is_impurity = None
+        if changes.impurity is not None and IMPURITY_Q in batch:
+            extra_q = batch[IMPURITY_Q]
+            owner = rows_of(batch[IMPURITY_OFFSETS], len(extra_q))
+            is_impurity = torch.arange(len(q) + len(extra_q), device=q.device) >= len(q)
+            q = torch.cat([q, extra_q])
+            area = torch.cat([area, batch[IMPURITY_INTENSITY]])
+            rows = torch.cat([rows, batch[IMPURITY_SLOT][owner]])
+        if changes.strain is not None:
+            q = q / (1.0 + changes.strain[rows])
+        if changes.debye_waller is not None:
+            area = area * torch.exp(-2.0 * changes.debye_waller[rows] * (q / (4 * math.pi)) ** 2)
+
+        sine = q * (self.grid.wavelength / (4.0 * math.pi))
+        two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
+        # A line beyond 180° does not exist; the clamp keeps its LP factor finite.
+        lp = lorentz_polarization(two_theta.clamp(max=179.0), self.shape.polarization)
+        area = torch.where(sine < 1.0, area * lp, 0.0)
+        if is_impurity is not None and changes.impurity is not None:
+            area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
+        nodes, weights = self._widths(two_theta, rows, n_rows, changes)
+        if changes.doublet is not None:
+            sine, area, rows = split_doublet(sine, area, rows, changes.doublet)
+            # Both lines of a doublet are as wide as their mean.
+            weights = None if weights is None else torch.cat([weights, weights])
+            two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
+
+        shifted = two_theta
+        if changes.zero_shift is not None:
+            shifted = shifted + changes.zero_shift[rows]
+        if changes.displacement is not None:
+            cosine = torch.cos(torch.deg2rad(two_theta / 2.0))
+            shifted = shifted - torch.rad2deg(2.0 * changes.displacement[rows] * cosine)
+        return self._convolve(shifted, area, rows, n_rows, nodes, weights, changes.eta)
+
+    def _scale_impurity(
+        self, area: Tensor, two_theta: Tensor, rows: Tensor, is_impurity: Tensor, share: Tensor
+    ) -> Tensor:
+        """Scales the impurity's lines to their share of the summed intensity in the window."""
+        inside = (two_theta >= self.grid.two_theta_min) & (two_theta < self.grid.two_theta_max)
+        counted = torch.where(inside, area, 0.0)
+        total = area.new_zeros(2 * len(share))
+        total.index_add_(0, 2 * rows + is_impurity.long(), counted)
+        main, extra = total.view(-1, 2).unbind(dim=1)
+        factor = torch.where(extra > 0, share / (1.0 - share) * main / extra.clamp(min=1e-30), 0.0)
+        return torch.where(is_impurity, area * factor[rows], area)
+
+    def _widths(
+        self, two_theta: Tensor, rows: Tensor, n_rows: int, changes: Perturbation
+    ) -> tuple[Tensor, Tensor | None]:
+        """The narrowest and the widest peak of each pattern, and each line's share of them.
+
+        Returns:
+            Widths (B, K = 2), degrees, and shares (P, K); the plain width (1, 1) and None where it
+            is the only one.
+        """
+        if changes.caglioti_w is None:
+            return two_theta.new_full((1, 1), self.shape.fwhm), None
+        assert changes.caglioti_u is not None
+        assert changes.caglioti_v is not None
+        u, v, w = changes.caglioti_u, changes.caglioti_v, changes.caglioti_w
+        size = changes.crystallite_size
+        wavelength = self.grid.wavelength
+        smallest = self._smallest_fwhm
+        ends = torch.linspace(
+            self.grid.two_theta_min, self.grid.two_theta_max, 16, device=rows.device
+        )
+        over_window = peak_fwhm(
+            ends,
+            u[:, None],
+            v[:, None],
+            w[:, None],
+            size[:, None] if size is not None else None,
+            wavelength,
+        ).clamp(min=smallest)
+        low = over_window.amin(dim=1, keepdim=True)
+        # A constant width would make the nodes coincide.
+        high = torch.maximum(over_window.amax(dim=1, keepdim=True), 1.02 * low)
+        fwhm = peak_fwhm(
+            two_theta.clamp(max=170.0),
+            u[rows],
+            v[rows],
+            w[rows],
+            size[rows] if size is not None else None,
+            wavelength,
+        )
+        # Linear in 1/FWHM: height and area are then those of a peak of the line's own width.
+        inverse = 1.0 / torch.maximum(torch.minimum(fwhm, high[rows, 0]), low[rows, 0])
+        narrow, wide = 1.0 / low[rows, 0], 1.0 / high[rows, 0]
+        weight = (inverse - wide) / (narrow - wide)
+        return torch.cat([low, high], dim=1), torch.stack([weight, 1.0 - weight], dim=1)
+
+    def _convolve(
+        self,
+        two_theta: Tensor,
+        area: Tensor,
+        rows: Tensor,
+        n_rows: int,
+        nodes: Tensor,
+        weights: Tensor | None,
+        eta: Tensor | None,
+    ) -> Tensor:
+        n, k = self._n_padded, nodes.shape[1]
+        position = (two_theta - self.grid.two_theta_min) / self.grid.step + self._before
+        # Lines outside the padded grid count for nothing.
+        area = torch.where((position >= 2.0) & (position < n - 3.0), area, 0.0)
+        position = position.clamp(2.0, n - 4.0)
+        floor = position.floor()
+        spline = quintic_spline(position - floor)  # (6, P)
+        values = spline * (area / self.grid.step)
+        first = floor.long() - 2
+        if weights is None:
+            index = rows * n + first + torch.arange(6, device=rows.device)[:, None]
+        else:
+            values = values * weights.T[:, None, :]  # (K, 6, P)
+            channel = torch.arange(k, device=rows.device)[:, None, None]
+            index = (rows * k + channel) * n + first
+            index = index + torch.arange(6, device=rows.device)[:, None]
+        deposit = area.new_zeros(n_rows * k * n)
+        deposit.index_add_(0, index.flatten(), values.flatten())
+        spectrum = torch.fft.rfft(deposit.view(n_rows, k, n))
+        lorentz, gauss, inverse_spline = self._frequencies(rows.device)
+        width = nodes[:, :, None]
+        transfer = (width**2 * gauss).exp_()
+        if eta is not None:
+            transfer = transfer.lerp((width * lorentz).exp_(), eta[:, None, None])
+        elif self.shape.eta:
+            transfer = transfer.lerp((width * lorentz).exp_(), self.shape.eta)
+        # The product as pairs of reals: torch would first copy `transfer` to complex numbers.
+        product = torch.view_as_real(spectrum).mul_(transfer.mul_(inverse_spline)[..., None])
+        for channel in product.unbind(dim=1)[1:]:
+            product[:, 0] += channel
+        spectrum = torch.view_as_complex(product[:, 0])
+        profile = torch.fft.irfft(spectrum, n)
+        return profile[:, self._before : self._before + self.grid.n_points]
+
+    def _frequencies(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """-π f, -π² f²/(4 ln 2) and the inverse transform of the spline; each (F,), f in 1/degree.
+
+        exp(first × FWHM) is the transform of a Lorentzian of unit area, exp(second × FWHM²) that
+        of a Gaussian.
+        """
+        if device not in self._constants:
+            f = torch.fft.rfftfreq(self._n_padded, self.grid.step, dtype=torch.float64)
+            inverse = 1.0 / torch.sinc(f * self.grid.step) ** 6
+            values = (-math.pi * f, -(math.pi**2) * f**2 / (4 * math.log(2)), inverse)
+            lorentz, gauss, inverse = (value.to(device, torch.float32) for value in values)
+            self._constants[device] = (lorentz, gauss, inverse)
+        return self._constants[device]
+
+    def _window(self, cut: Tensor) -> Tensor:
+        """Points that remain when `cut` (B, 2) degrees are taken off the start and the end."""
+        point = torch.arange(self.grid.n_points, device=cut.device)
+        first = torch.ceil(cut[:, :1] / self.grid.step)
+        last = self.grid.n_points - 1 - torch.ceil(cut[:, 1:] / self.grid.step)
+        return (point >= first) & (point <= last)
+
+
+def _add_impurity_profiles(
+    dense: Tensor, measured: Tensor, batch: Batch, changes: Perturbation
+) -> Tensor:
+    """Adds dense impurities with their share of the summed intensity over the measured points."""
+    if changes.impurity is None or IMPURITY_PROFILE not in batch:
+        return dense
+    slot = batch[IMPURITY_SLOT]
+    extra = torch.nan_to_num(batch[IMPURITY_PROFILE].to(torch.float32), nan=0.0).clamp(min=0.0)
+    extra = extra * measured[slot]
+    share = changes.impurity[slot]
+    total = extra.sum(dim=1)
+    factor = share / (1.0 - share) * dense[slot].sum(dim=1) / total.clamp(min=1e-30)
+    return dense.index_add(0, slot, extra * torch.where(total > 0, factor, 0.0)[:, None])
+
+
+def _largest(intensity: Tensor, measured: Tensor | None) -> Tensor:
+    inside = intensity if measured is None else intensity * measured
+    return inside.amax(dim=1, keepdim=True).clamp_(min=1e-30)
+
+
+def _finish(intensity: Tensor, measured: Tensor | None, changes: Perturbation) -> Tensor:
+    """Background, noise, scale and square root; `measured` is None where all points are."""
+    # The division makes the only copy; what follows works in place.
+    intensity = intensity / _largest(intensity, measured)
+    intensity.masked_fill_(intensity < _ROUNDING, 0.0)
+    if changes.background is not None and changes.background_shape is not None:
+        x = torch.linspace(-1.0, 1.0, intensity.shape[1], device=intensity.device)
+        curve = background_profile(changes.background_shape, x)
+        intensity += curve.mul_(changes.background[:, None])
+    if changes.noise is not None and changes.noise_keys is not None:
+        sigma = (intensity / changes.noise[:, None]).sqrt_()
+        intensity += sigma.mul_(normal(changes.noise_keys, intensity.shape[1]))
+        intensity.clamp_(min=0.0)
+    if measured is not None:
+        intensity *= measured
+    return intensity.div_(_largest(intensity, None)).sqrt_()

@@ -1,0 +1,398 @@
+"""The store: a folder of Arrow IPC shards and a manifest; its schema, writer and reader.
+
+A shard is an uncompressed Arrow file with one record batch of at most `MAX_SHARD_ROWS` rows, so
+that any Arrow tool opens it and its memory-mapped columns are NumPy views without a copy.
+The value under a null of a float column is NaN: readers of raw buffers need no validity bitmap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datamodules.store.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Layout,
+    Manifest,
+    ShardInfo,
+    StoreError,
+    TargetInfo,
+    replace_file,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "MAX_SHARD_ROWS",
+    "REJECTED",
+    "STRUCTURE_TARGETS",
+    "Layout",
+    "Manifest",
+    "Material",
+    "ShardInfo",
+    "Store",
+    "StoreError",
+    "TargetInfo",
+    "checksum",
+    "formula_key",
+    "map_shard",
+    "replace_file",
+    "summarise_targets",
+    "system_key",
+    "write_shard",
+]
+
+MAX_SHARD_ROWS = 8192
+REJECTED = "rejected.jsonl"
+
+STRUCTURE_TARGETS = {"volume_per_atom": "Å³", "density": "g/cm³"}
+"""Columns of every store that may be trained on like a target, with their units."""
+
+_MAGIC = b"ARROW1"
+
+
+@dataclass
+class Material:
+    """One row of a store.
+
+    Attributes:
+        id: Identifier in the source.
+        formula: Reduced formula.
+        elements: Atomic numbers, shape (n,), uint8, ascending.
+        fractions: Atomic fractions, shape (n,), float32, sum 1.
+        q: Scattering vectors of the lines, shape (m,), float32, Å⁻¹, ascending.
+        intensity: Multiplicity × |F|², shape (m,), float32; strongest 1 after Lorentz–polarization.
+        profile: Dense intensities on the manifest's grid, shape (L,), NaN where not measured.
+        volume_per_atom: Å³.
+        density: g/cm³.
+        space_group: International number, 1–230.
+        targets: Labels by canonical name; None where missing.
+    """
+
+    id: str
+    formula: str
+    elements: np.ndarray
+    fractions: np.ndarray
+    q: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    intensity: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    profile: np.ndarray | None = None
+    volume_per_atom: float | None = None
+    density: float | None = None
+    space_group: int | None = None
+    targets: dict[str, float | None] = field(default_factory=dict)
+
+
+def formula_key(formula: str) -> int:
+    """Unsigned 64-bit hash of a reduced formula, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(formula.encode(), digest_size=8).digest(), "little")
+
+
+def system_key(elements: np.ndarray) -> int:
+    """Unsigned 64-bit hash of a chemical system, given by atomic numbers in any order."""
+    numbers = np.unique(np.asarray(elements, dtype=np.uint8)).tobytes()
+    return int.from_bytes(hashlib.blake2b(numbers, digest_size=8).digest(), "little")
+
+
+def checksum(data: bytes | pa.Buffer) -> str:
+    """BLAKE2b checksum of a shard's bytes, 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _nullable(values: Sequence[float | None], dtype: Any) -> pa.Array:
+    """A column with nulls; NaN (or 0 for integers) lies under them."""
+    missing = np.array([value is None or value != value for value in values], dtype=bool)
+    filler = np.nan if np.issubdtype(dtype, np.floating) else 0
+    data = np.array(
+        [filler if gone else value for value, gone in zip(values, missing, strict=True)], dtype
+    )
+    return pa.array(data, mask=missing)
+
+
+def _lists(arrays: Sequence[np.ndarray], dtype: Any) -> pa.Array:
+    lengths = [len(array) for array in arrays]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    values = np.concatenate([np.asarray(array, dtype) for array in arrays])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _check(material: Material, layout: Layout) -> None:
+    """Refuses a row that a reader could not use."""
+    assert len(material.elements) == len(material.fractions) > 0, material.id
+    assert np.all(np.diff(np.asarray(material.elements, int)) > 0), material.id
+    assert len(material.q) == len(material.intensity), material.id
+    if layout == "profile":
+        assert material.profile is not None, material.id
+    else:
+        assert material.profile is None, material.id
+        assert len(material.q) > 0, material.id
+        assert np.isfinite(material.q).all(), material.id
+        assert np.isfinite(material.intensity).all(), material.id
+
+
+def write_shard(
+    path: Path, materials: Sequence[Material], target_names: Sequence[str], layout: Layout
+) -> ShardInfo:
+    """Writes a shard under a temporary name and renames it; equal rows give equal bytes.
+
+    Args:
+        path: The shard's file.
+        materials: 1 to `MAX_SHARD_ROWS` rows, each with every line or profile finite.
+        target_names: Columns of labels, in their order; a material without one gets null.
+        layout: "peaks" or "profile".
+    """
+    assert 0 < len(materials) <= MAX_SHARD_ROWS, len(materials)
+    for material in materials:
+        _check(material, layout)
+    columns: dict[str, pa.Array] = {
+        "id": pa.array([m.id for m in materials], pa.string()),
+        "formula": pa.array([m.formula for m in materials], pa.string()),
+        "formula_key": pa.array(np.array([formula_key(m.formula) for m in materials], np.uint64)),
+        "system_key": pa.array(np.array([system_key(m.elements) for m in materials], np.uint64)),
+        "elements": _lists([m.elements for m in materials], np.uint8),
+        "fractions": _lists([m.fractions for m in materials], np.float32),
+    }
+    if layout == "peaks":
+        columns["q"] = _lists([m.q for m in materials], np.float32)
+        columns["intensity"] = _lists([m.intensity for m in materials], np.float32)
+    else:
+        dense = np.stack([np.asarray(m.profile, np.float16) for m in materials])
+        columns["profile"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(dense.reshape(-1)), dense.shape[1]
+        )
+    columns["volume_per_atom"] = _nullable([m.volume_per_atom for m in materials], np.float32)
+    columns["density"] = _nullable([m.density for m in materials], np.float32)
+    columns["space_group"] = _nullable([m.space_group for m in materials], np.int16)
+    for name in target_names:
+        assert name not in columns, f"the name of target {name} is taken by a column"
+        columns[name] = _nullable([m.targets.get(name) for m in materials], np.float32)
+
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return write_batch(path, batch)
+
+
+def write_batch(path: Path, batch: pa.RecordBatch) -> ShardInfo:
+    """Writes the rows of shards that exist already, repacked; otherwise like `write_shard`."""
+    assert 0 < batch.num_rows <= MAX_SHARD_ROWS, batch.num_rows
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    data = sink.getvalue()
+    path = Path(path)
+    replace_file(path, data)
+    most = pc.max(pc.list_value_length(batch.column("elements"))).as_py()
+    return ShardInfo(path.name, batch.num_rows, data.size, checksum(data), most)
+
+
+def map_shard(path: Path) -> pa.RecordBatch:
+    """Maps a shard into memory; its columns are views of the page cache.
+
+    Raises:
+        StoreError: if the file is missing or damaged.
+    """
+    try:
+        # Closing the file keeps the mapping: a store of 700 shards holds no file descriptors.
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_file(source).get_batch(0)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); prepare the store again") from None
+
+
+def summarise_targets(
+    folder: Path, shards: Sequence[ShardInfo], units: dict[str, str]
+) -> list[TargetInfo]:
+    """Statistics of the target columns for a manifest, summed in float64 in the rows' order.
+
+    Args:
+        folder: The store's folder with its shards.
+        shards: In the order of their rows.
+        units: Unit by target name, in the order of the columns.
+    """
+    infos = []
+    for name, unit in units.items():
+        parts = [_floats(map_shard(Path(folder) / shard.file).column(name)) for shard in shards]
+        values = np.concatenate([*parts, np.empty(0, np.float32)]).astype(np.float64)
+        values = values[np.isfinite(values)]
+        info = TargetInfo(name, unit, count=len(values))
+        if len(values):
+            info.mean, info.std = float(values.mean()), float(values.std())
+            info.min, info.max = float(values.min()), float(values.max())
+        infos.append(info)
+    return infos
+
+
+def _floats(column: pa.Array) -> np.ndarray:
+    """A nullable float column with NaN for null."""
+    return column.to_numpy(zero_copy_only=False)
+
+
+class Store:
+    """Reads a store. Pickles as its path; every process maps the shards when it first needs them.
+
+    Args:
+        folder: The store's folder.
+
+    Raises:
+        StoreError: if the store is missing, empty, of another version, or a shard is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.load(self.folder)
+        self._batches: dict[int, pa.RecordBatch] = {}
+        if not self.manifest.shards or not sum(shard.rows for shard in self.manifest.shards):
+            raise StoreError(f"{self.folder}: the store is empty; see {self.folder / REJECTED}")
+        for shard in self.manifest.shards:
+            _check_shard_file(self.folder / shard.file, shard)
+        rows = [shard.rows for shard in self.manifest.shards]
+        self.starts: np.ndarray = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+        """First row of each shard, and the number of rows at the end."""
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (str(self.folder),)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def target_units(self) -> dict[str, str]:
+        """Unit by name of everything that can be a target, `STRUCTURE_TARGETS` included."""
+        units = {target.name: target.unit for target in self.manifest.targets}
+        return {**units, **{k: v for k, v in STRUCTURE_TARGETS.items() if k not in units}}
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of everything that can be a target."""
+        return list(self.target_units)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the store's content: the same rows in the same order."""
+        content: list[Any] = [self.manifest.layout, self.manifest.grid]
+        content += [[s.rows, s.bytes, s.checksum] for s in self.manifest.shards]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    def shard(self, number: int) -> pa.RecordBatch:
+        """The record batch of one shard, mapped into memory at the first call."""
+        if number not in self._batches:
+            info = self.manifest.shards[number]
+            batch = map_shard(self.folder / info.file)
+            if batch.num_rows != info.rows:
+                raise StoreError(
+                    f"{self.folder / info.file}: {batch.num_rows} rows where the manifest says "
+                    f"{info.rows}; prepare the store again"
+                )
+            self._batches[number] = batch
+        return self._batches[number]
+
+    def column(self, name: str) -> np.ndarray:
+        """A whole column of numbers or strings, shape (rows,); null becomes NaN.
+
+        Raises:
+            StoreError: if there is no such column.
+        """
+        if name not in self.shard(0).schema.names:
+            names = ", ".join(self.shard(0).schema.names)
+            raise StoreError(f"{self.folder}: no column '{name}'; there are {names}")
+        return np.concatenate(
+            [_floats(self.shard(i).column(name)) for i in range(len(self.manifest.shards))]
+        )
+
+    def material(self, row: int) -> Material:
+        """One row.
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.folder}: row {row} of {len(self)}")
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        batch = self.shard(number)
+        local = row - int(self.starts[number])
+
+        def array(name: str, dtype: Any) -> np.ndarray:
+            if name not in batch.schema.names:
+                return np.empty(0, dtype)
+            return np.array(batch.column(name)[local].values.to_numpy(zero_copy_only=False), dtype)
+
+        def scalar(name: str) -> Any:
+            return batch.column(name)[local].as_py()
+
+        return Material(
+            id=scalar("id"),
+            formula=scalar("formula"),
+            elements=array("elements", np.uint8),
+            fractions=array("fractions", np.float32),
+            q=array("q", np.float32),
+            intensity=array("intensity", np.float32),
+            profile=array("profile", np.float16) if self.manifest.layout == "profile" else None,
+            volume_per_atom=scalar("volume_per_atom"),
+            density=scalar("density"),
+            space_group=scalar("space_group"),
+            targets={target.name: scalar(target.name) for target in self.manifest.targets},
+        )
+
+    def find(self, identifier: str) -> int:
+        """Row of the material with an id.
+
+        Raises:
+            StoreError: if there is none.
+        """
+        for number in range(len(self.manifest.shards)):
+            local = pc.index(self.shard(number).column("id"), identifier).as_py()
+            if local >= 0:
+                return int(self.starts[number]) + local
+        raise StoreError(f"{self.folder}: no material '{identifier}'; see the store's column `id`")
+
+    def gather(
+        self, rows: np.ndarray, targets: Sequence[str] = (), max_elements: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The batch of some rows, in any order; see `datamodules.store.gathering.Gatherer`."""
+        from datamodules.store.gathering import Gatherer  # Compiles: `prepare` need not pay for it.
+
+        most = max_elements or self.manifest.max_elements
+        return Gatherer([self], list(targets), most).gather(rows)
+
+    def verify(self) -> None:
+        """Compares every shard with its checksum.
+
+        Raises:
+            StoreError: naming the first shard that differs.
+        """
+        for shard in self.manifest.shards:
+            path = self.folder / shard.file
+            with pa.memory_map(str(path)) as source:
+                found = checksum(source.read_buffer())
+            if found != shard.checksum:
+                raise StoreError(
+                    f"{path}: checksum {found}, the manifest says {shard.checksum}; "
+                    "the file was changed or damaged: prepare the store again"
+                )
+
+
+def _check_shard_file(path: Path, shard: ShardInfo) -> None:
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - len(_MAGIC), 0))
+            footer = stream.read()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing; prepare the store again") from None
+    if size != shard.bytes:
+        raise StoreError(
+            f"{path}: {size} bytes where the manifest says {shard.bytes} (truncated or "
+            "overwritten); delete the file and prepare the store again"
+        )
+    if footer != _MAGIC:
+        raise StoreError(
+            f"{path}: damaged (no Arrow footer); delete the file and prepare the store again"
+        )

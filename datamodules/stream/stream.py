@@ -1,0 +1,355 @@
+"""The order of materials, the same whatever serves it, and the loader that keeps to it.
+
+A training epoch is one permutation of the rows, known to all ranks; global batch k holds its rows
+k·G to (k + 1)·G, and rank r of W the r-th of W equal slices of each global batch. The last rows,
+which do not fill a global batch, are left out of that epoch (another epoch leaves out others). So
+the position in a run is two numbers, epoch and samples consumed; no rank or worker enters them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batch import (
+    EPOCH,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
+    IMPURITY_PROFILE,
+    IMPURITY_Q,
+    IMPURITY_SLOT,
+    INDEX,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
+    LINE_Q,
+    PROFILE,
+    SEED,
+    WEIGHT,
+    Batch,
+)
+from datamodules.randomness import Purpose, hash_uint64, permutation
+from datamodules.rendering.augmentation import Augmentation
+from datamodules.store.collection import Collection
+from datamodules.store.gathering import Gatherer
+
+IMPURITY_KEYS = {
+    LINE_Q: IMPURITY_Q,
+    LINE_INTENSITY: IMPURITY_INTENSITY,
+    LINE_OFFSETS: IMPURITY_OFFSETS,
+    PROFILE: IMPURITY_PROFILE,
+}
+"""Keys of a gathered row and of an impurity."""
+
+Request = tuple[int, np.ndarray, int]
+"""Epoch, rows of a batch, and how many of them count; the others pad."""
+
+_COPY_BITS = 40
+"""A served row's number in the stores lies below them, the number of its copy above."""
+
+
+def number_copies(rows: np.ndarray) -> np.ndarray:
+    """Rows of which each copy has a number of its own, so that it draws its own random changes.
+
+    Args:
+        rows: Row numbers, copies next to each other, shape (n,).
+
+    Returns:
+        Numbers that equal the rows' where there is one copy, and that `Rows` serves, (n,).
+    """
+    position = np.arange(len(rows))
+    is_first = np.diff(rows, prepend=-1) != 0
+    copy = position - np.maximum.accumulate(np.where(is_first, position, 0))
+    return rows + (copy << _COPY_BITS)
+
+
+class Rows(Dataset[Batch]):
+    """Serves whole batches of a collection's rows.
+
+    Args:
+        collection: The stores.
+        targets: Names of the targets.
+        max_elements: Element slots E.
+        seed: Seed of the run's random numbers.
+        impurities: Where training adds impurities: the augmentation, and the rows to choose from.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        targets: list[str],
+        max_elements: int,
+        seed: int,
+        impurities: tuple[Augmentation, np.ndarray] | None = None,
+    ) -> None:
+        self._collection = collection
+        self._targets = targets
+        self._max_elements = max_elements
+        self._seed = seed
+        self._impurities = impurities
+        self._gatherer: Gatherer | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_gatherer": None}
+
+    def __len__(self) -> int:
+        return len(self._collection)
+
+    def __getitems__(self, request: Request) -> Batch:
+        """The batch of a request, as it is before rendering."""
+        epoch, rows, n_valid = request
+        if self._gatherer is None:
+            self._gatherer = Gatherer(self._collection.stores, self._targets, self._max_elements)
+        arrays = self._gatherer.gather(rows & ((1 << _COPY_BITS) - 1))
+        if self._impurities is not None:
+            slots, partners = choose_impurities(self._seed, epoch, rows, *self._impurities)
+            extra = self._gatherer.gather(partners)
+            arrays[IMPURITY_SLOT] = slots
+            arrays |= {to: extra[key] for key, to in IMPURITY_KEYS.items() if key in extra}
+        batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        batch[INDEX] = torch.from_numpy(np.array(rows, np.int64))
+        batch[WEIGHT] = (torch.arange(len(rows)) < n_valid).to(torch.float32)
+        batch[EPOCH] = torch.tensor(epoch)
+        batch[SEED] = torch.tensor(self._seed)
+        return batch
+
+
+def choose_impurities(
+    seed: int, epoch: int, rows: np.ndarray, augmentation: Augmentation, pool: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a batch get an impurity, and of which material.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch.
+        rows: Rows of the batch.
+        augmentation: For the probability.
+        pool: Rows to choose from.
+
+    Returns:
+        Positions in the batch, shape (A,), and rows of the pool, shape (A,).
+    """
+    key = hash_uint64(seed, epoch, int(Purpose.IMPURITY), rows)
+    whether = hash_uint64(key, 0)
+    slots = np.flatnonzero(whether < np.uint64(augmentation.impurity_probability * (2**64 - 2048)))
+    which = hash_uint64(key[slots], 1) % np.uint64(len(pool))
+    return slots.astype(np.int64), pool[which.astype(np.int64)]
+
+
+class _Order:
+    """The batch sampler: one rank's requests of an epoch, from a position on.
+
+    Holds no reference to the loader: in a cycle of garbage, multiprocessing's queues die before the
+    loader can tell its workers to stop, and each is waited for five seconds.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        global_batch_size: int,
+        train: bool,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.rows = rows
+        self.global_batch_size = global_batch_size
+        self.train = train
+        self.shuffle = shuffle
+        self.seed = seed
+        self.share = global_batch_size // world_size
+        self.rank = rank
+        self.epoch = 0
+        self.consumed = 0
+
+    def __len__(self) -> int:
+        if self.train:
+            return len(self.rows) // self.global_batch_size
+        return -(-len(self.rows) // self.global_batch_size)
+
+    def __iter__(self) -> Iterator[Request]:
+        epoch, n = self.epoch, len(self.rows)
+        order = permutation(self.seed, epoch, n) if self.shuffle else None
+        for k in range(self.consumed // self.global_batch_size, len(self)):
+            start = k * self.global_batch_size + self.rank * self.share
+            n_valid = min(max(n - start, 0), self.share)
+            # Padding repeats the split's last row; its weight is 0.
+            position = np.minimum(np.arange(start, start + self.share), n - 1)
+            yield epoch, self.rows[position if order is None else order[position]], n_valid
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+class Stream:
+    """Batches of one rank; in training with a position that can be saved and restored.
+
+    Training: endless epochs in the order of `permutation(seed, epoch)`, only whole global batches.
+    An iterator continues where the last one stopped, and ends with the epoch.
+    Evaluation (`train=False`): the rows in their order, each exactly once over all ranks; the last
+    batch is padded with rows of weight 0.
+
+    Args:
+        dataset: Serves the rows.
+        rows: Rows of the split, shape (n,).
+        global_batch_size: G, over all ranks.
+        train: Training or evaluation.
+        shuffle: Whether training permutes the rows.
+        seed: Seed of the order.
+        rank: This process, r.
+        world_size: Number of processes, W; divides G.
+        num_workers: Processes that gather ahead; 0 gathers in this one.
+        pin_memory: Whether to page-lock batches for the copy to a GPU.
+        limit: Batches after which the caller ends an epoch early, if it does: what a position at
+            this batch means.
+        identity: What the position belongs to (stores, split, …), by the name it is explained by;
+            a state of something else is refused.
+    """
+
+    def __init__(
+        self,
+        dataset: Rows,
+        rows: np.ndarray,
+        global_batch_size: int,
+        *,
+        train: bool,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        limit: int | None = None,
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        check_world_size(global_batch_size, world_size)
+        self._order = _Order(
+            rows, global_batch_size, train, shuffle and train, seed, rank, world_size
+        )
+        self._identity = identity or {}
+        self._limit = len(self) if limit is None else min(limit, len(self))
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,
+            batch_sampler=self._order,  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_identity,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            # Else each epoch would draw a seed from torch's global generator.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same on all ranks and after a resume."""
+        return len(self._order)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the batch handed out last."""
+        return self._order.epoch
+
+    @property
+    def consumed(self) -> int:
+        """Samples of the epoch handed out so far, over all ranks."""
+        return self._order.consumed
+
+    @property
+    def _iterator(self) -> Any:
+        """The inner loader's, by the name under which Lightning stops workers after a run."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self._loader._iterator = value
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing happens before the first `next`, since Lightning asks for iterators
+        # that it never uses. Nor does its epoch count: on a resume it comes after `iter` (#21938),
+        # and resumed at an epoch's end it counts epochs of no or one batch (seen in 2.6.6).
+        order = self._order
+        if order.train and order.consumed >= self._limit * order.global_batch_size:
+            order.epoch, order.consumed = order.epoch + 1, 0
+        for batch in self._loader:
+            if order.train:
+                order.consumed += order.global_batch_size
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, independent of rank, world size and workers."""
+        order = self._order
+        if not order.train:
+            return {}
+        return {
+            "epoch": order.epoch,
+            "consumed": order.consumed,
+            "seed": order.seed,
+            "shuffle": order.shuffle,
+            "global_batch_size": order.global_batch_size,
+            **self._identity,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a position for the next iterator.
+
+        Raises:
+            ValueError: if the state belongs to other data, another seed or another global batch.
+        """
+        if not self._order.train or not state:
+            return
+        mine = self.state_dict()
+        changed = [key for key in mine if key not in ("epoch", "consumed")]
+        changed = [key for key in changed if state.get(key) != mine[key]]
+        if changed:
+            text = "; ".join(_difference(key, state.get(key), mine[key]) for key in changed)
+            raise ValueError(
+                f"the checkpoint's position in the data does not fit: {text}. Resume with what the "
+                "run began with, or start a new run from its weights with --model.init_args."
+                "init_from"
+            )
+        self._order.epoch, self._order.consumed = int(state["epoch"]), int(state["consumed"])
+
+
+def _difference(key: str, saved: Any, mine: Any) -> str:
+    if key == "stores":
+        return (
+            f"the stores changed under it (fingerprints {_short(saved)} then, {_short(mine)} now: "
+            "prepared again, other ones, or in another order)"
+        )
+    return f"{key} was {saved}, now {mine}"
+
+
+def _short(fingerprints: Any) -> str:
+    if not isinstance(fingerprints, list):
+        return str(fingerprints)
+    return "+".join(str(fingerprint)[:8] for fingerprint in fingerprints)
+
+
+def check_world_size(global_batch_size: int, world_size: int) -> None:
+    """Refuses a global batch that the processes cannot share evenly.
+
+    Raises:
+        ValueError: naming the nearest valid global batch.
+    """
+    if global_batch_size < 1:
+        raise ValueError(f"global_batch_size is {global_batch_size}; give at least 1")
+    rest = global_batch_size % world_size
+    if rest:
+        below, above = global_batch_size - rest, global_batch_size - rest + world_size
+        nearest = below if below and rest <= above - global_batch_size else above
+        raise ValueError(
+            f"global_batch_size {global_batch_size} cannot be shared by {world_size} processes; "
+            f"the nearest that can is {nearest}"
+        )
+
+
+def mean_and_std(values: np.ndarray) -> dict[str, float]:
+    """Statistics of the labels that are there, in float64: mean, std and count."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return {"mean": 0.0, "std": 1.0, "count": 0}
+    return {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}

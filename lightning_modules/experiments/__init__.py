@@ -1,0 +1,1 @@
+"""Many runs: sweeps, studies, their reports, and assessments of one checkpoint."""

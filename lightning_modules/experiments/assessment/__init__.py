@@ -1,0 +1,1 @@
+"""What one checkpoint is worth on patterns that are not as in training."""

@@ -1,0 +1,187 @@
+"""`xxact report evidence`: what an aligned model's similarity is worth, measured and stored.
+
+Sound pairs of the calibration split give the scale; the test split says how many contradictions
+of each kind are found at that scale. Nothing here has been trained on: the split is that of the
+training run, as its checkpoint says, whatever the store.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import batch as keys
+from datamodules.arguments import ArgumentParser
+from datamodules.batch import Batch
+from datamodules.formula import parse_formula
+from datamodules.rendering.augmentation import Augmentation, draw
+from lightning_modules import checkpoints
+from lightning_modules.experiments.assessment.contradictions import KINDS, Composition
+from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
+from lightning_modules.experiments.assessment.split_batches import Change, SplitBatches
+from lightning_modules.inference.devices import choose_device
+from lightning_modules.inference.evidence import (
+    AlignedModel,
+    Calibration,
+    calibration_path,
+    digest,
+    pad_compositions,
+)
+
+BANK = 2048
+_SEED = 0
+
+
+def auc(sound: np.ndarray, wrong: np.ndarray) -> float:
+    """Probability that a sound pair scores higher than a wrong one; ties count half."""
+    order = np.sort(wrong)
+    below = np.searchsorted(order, sound, side="left")
+    not_above = np.searchsorted(order, sound, side="right")
+    return float((below + not_above).mean() / (2 * len(wrong)))
+
+
+def random_changes(augmentation: Augmentation) -> Change:
+    """The augmentation's changes of each material, the same at each call."""
+
+    def change(batch: Batch) -> Any:
+        zero = torch.zeros((), dtype=torch.int64, device=batch[keys.INDEX].device)
+        return draw(augmentation, zero + _SEED, zero, batch[keys.INDEX])
+
+    return change
+
+
+def calibrate(
+    model: AlignedModel,
+    batches: SplitBatches,
+    augmentation: Augmentation | None = None,
+    false_alarms: float = 0.05,
+    limit: int | None = None,
+) -> Calibration:
+    """Measures scores of sound and of wrong pairs.
+
+    Args:
+        model: The aligned model.
+        batches: Materials that it was not trained on, apart from the training split.
+        augmentation: Changes under which patterns are drawn; None draws plain ones.
+        false_alarms: Share of sound pairs to flag.
+        limit: Materials of a split at most.
+
+    Raises:
+        ValueError: if there are too few sound pairs to flag any at that rate.
+    """
+    needed = math.ceil(1.0 / false_alarms - 1e-9) - 1
+    if (n := len(batches.rows("calibration", limit))) < needed:
+        raise ValueError(
+            f"{n} materials for calibration: no pair could be flagged at a rate of "
+            f"{false_alarms:g} with fewer than {needed}; use larger stores, a larger --limit or "
+            "more --false_alarms"
+        )
+    random = np.random.default_rng(_SEED)
+    train = batches.rows("train", BANK)
+    formulas = batches.collection.column("formula")
+    bank = sorted(set(formulas[train].tolist()))
+    bank_KW = model.compositions(*pad_compositions([parse_formula(f) for f in bank]))
+    change = random_changes(augmentation) if augmentation is not None else None
+    impure = augmentation is not None and augmentation.has_impurity
+
+    def embed(split: str) -> tuple[Tensor, list[Composition]]:
+        rows = batches.rows(split, limit)
+        xrd_NW = torch.cat(
+            [
+                model.patterns(batch[keys.XRD], batch[keys.MEASURED])
+                for batch in batches.batches(rows, change, impure)
+            ]
+        )
+        return xrd_NW, [parse_formula(formula) for formula in formulas[rows]]
+
+    def score(compositions: Sequence[Composition], xrd_NW: Tensor) -> np.ndarray:
+        embedded = model.compositions(*pad_compositions(compositions))
+        return model.scores(embedded, xrd_NW, bank_KW).cpu().numpy()
+
+    xrd_NW, compositions = embed("calibration")
+    scale = np.sort(score(compositions, xrd_NW))
+    result = Calibration(digest(model.path), bank, scale.tolist(), false_alarms, {}, {})
+    xrd_NW, compositions = embed("test")
+    sound = score(compositions, xrd_NW)
+    wrong = {
+        kind: [make(composition, random) for composition in compositions]
+        for kind, make in KINDS.items()
+    }
+    # By one place: no material meets itself; neighbours of one formula are left out.
+    wrong["shuffled"] = [
+        other if not _same(composition, other) else None
+        for composition, other in zip(
+            compositions, compositions[1:] + compositions[:1], strict=True
+        )
+    ]
+    flagged = result.agreement(sound) <= false_alarms
+    result.kinds["sound"] = {"flagged": float(flagged.mean()), "n": len(sound)}
+    for kind, made in wrong.items():
+        there = [i for i, composition in enumerate(made) if composition is not None]
+        if not there:
+            continue
+        scores = score([c for c in made if c is not None], xrd_NW[there])
+        result.kinds[kind] = {
+            "auc": auc(sound, scores),
+            "detected": float((result.agreement(scores) <= false_alarms).mean()),
+            "n": len(there),
+        }
+    return result
+
+
+def _same(a: Composition, b: Composition) -> bool:
+    return np.array_equal(a[0], b[0]) and np.allclose(a[1], b[1], atol=1e-3)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `xxact report evidence`."""
+    parser = ArgumentParser(
+        prog="xxact report evidence",
+        description="Measure how well an aligned model tells that formula and pattern contradict "
+        "each other, and store the scale beside the checkpoint for `xxact predict --aligned`.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of an alignment")
+    parser.add_argument("--store", action="append", required=True, help="repeatable")
+    parser.add_argument(
+        "--augmentation",
+        type=Path,
+        metavar="OVERLAY.yaml",
+        help="draw patterns with its random changes, as configs/augmentation/measured.yaml",
+    )
+    parser.add_argument(
+        "--false_alarms", type=float, default=0.05, help="share of sound pairs flagged (0.05)"
+    )
+    parser.add_argument("--limit", type=int, help="materials of a split at most")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    given = parser.parse_args(argv)
+    if not 0.0 < given.false_alarms < 1.0:
+        raise ValueError(f"--false_alarms {given.false_alarms}: must lie between 0 and 1")
+    if given.limit is not None and given.limit < 2:
+        raise ValueError(f"--limit {given.limit}: must be at least 2")
+    device = choose_device(given.device)
+    model = AlignedModel(given.checkpoint, device)
+    split = checkpoints.split_of(given.checkpoint)
+    batches = SplitBatches(given.store, model.grid, model.peaks, split, device=device)
+    augmentation = read_augmentation(given.augmentation) if given.augmentation else None
+    result = calibrate(model, batches, augmentation, given.false_alarms, given.limit)
+    result.settings = {
+        "stores": [str(store) for store in given.store],
+        "split": split.to_dict(),
+        "augmentation": None if given.augmentation is None else str(given.augmentation),
+    }
+    path = calibration_path(given.checkpoint)
+    result.save(path)
+    print(f"{path}: scale of {len(result.scores)} sound pairs, bank of {len(result.bank)} formulas")
+    sound = result.kinds["sound"]
+    print(f"  sound pairs flagged  {sound['flagged']:.3f} of {sound['n']}")
+    for kind, values in result.kinds.items():
+        if kind != "sound":
+            print(
+                f"  {kind:<16} AUC {values['auc']:.3f}, detected {values['detected']:.3f} "
+                f"of {values['n']}"
+            )
+    return 0

@@ -1,0 +1,1 @@
+"""What a trained model answers: predictions, their tables, and whether inputs agree."""

@@ -1,0 +1,194 @@
+"""Whether a composition and a pattern contradict each other, by a model that aligns the two.
+
+The score of a pair is the logarithm of the odds that the aligned model gives the composition among
+a bank of other compositions, for this pattern. Its agreement is the share of sound pairs that score
+no higher: a p-value, uniform for sound pairs that are exchangeable with those it was calibrated on.
+What that detects is measured when it is calibrated: `experiments/assessment/evidence.py`.
+
+Shapes: N pairs, K compositions of the bank, E element slots, L grid points, W embedding width.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datamodules.formula import parse_formula
+from datamodules.rendering.peaks import PeakShape
+from lightning_modules import checkpoints
+from lightning_modules.backbone.xrd import all_measured
+from lightning_modules.objectives.alignment import Alignment
+
+FORMAT_VERSION = 1
+SUFFIX = ".evidence.json"
+
+
+def pad_compositions(
+    compositions: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[Tensor, Tensor]:
+    """Elements and fractions of compositions, padded with 0: (N, E) int64 and float32."""
+    slots = max(1, *(len(elements) for elements, _ in compositions))
+    numbers = torch.zeros(len(compositions), slots, dtype=torch.int64)
+    shares = torch.zeros(len(compositions), slots)
+    for row, (elements, fractions) in enumerate(compositions):
+        numbers[row, : len(elements)] = torch.from_numpy(np.asarray(elements, np.int64))
+        shares[row, : len(elements)] = torch.from_numpy(np.asarray(fractions, np.float32))
+    return numbers, shares
+
+
+class AlignedModel:
+    """Embeds compositions and patterns with a checkpoint of an alignment.
+
+    Args:
+        checkpoint: Of `Contrastive` or `MaskedContrastive`.
+        device: `cpu`, `cuda`, …
+
+    Raises:
+        ValueError: if the checkpoint is of a task without alignment.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
+        task = checkpoints.load_task(checkpoint)
+        alignment = getattr(task, "alignment", None)
+        if not isinstance(alignment, Alignment):
+            raise ValueError(
+                f"{checkpoint}: was made by task {type(task).__name__}, which does not align "
+                "composition and pattern; give one of lightning_modules.Contrastive or "
+                "MaskedContrastive"
+            )
+        self.path, self.device = Path(checkpoint), torch.device(device)
+        self.alignment = alignment.to(device)
+        self.backbone = task.backbone.to(device)
+        self.grid = task.grid
+        self.peaks = PeakShape(**checkpoints.read(checkpoint)[checkpoints.KEY].get("peaks", {}))
+        self.temperature = alignment.temperature().item()
+
+    @torch.no_grad()
+    def compositions(self, elements: Tensor, fractions: Tensor) -> Tensor:
+        """Unit vectors of compositions, (N, W)."""
+        parts = []
+        for numbers, shares in zip(elements.split(4096), fractions.split(4096), strict=True):
+            numbers, shares = numbers.to(self.device), shares.to(self.device)
+            given = torch.ones(len(numbers), dtype=torch.bool, device=self.device)
+            tokens = self.backbone.composition(numbers, shares, given)[0]
+            parts.append(F.normalize(self.alignment.composition(tokens[:, 0]).float(), dim=1))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def patterns(self, xrd: Tensor, measured: Tensor) -> Tensor:
+        """Unit vectors of rendered patterns, (N, W)."""
+        given = torch.ones(len(xrd), dtype=torch.bool, device=self.device)
+        visible = all_measured(measured.to(self.device), self.backbone.config.patch_points)
+        tokens = self.backbone.xrd(xrd.to(self.device), visible, given)
+        return F.normalize(self.alignment.xrd(tokens[:, 0]).float(), dim=1)
+
+    def scores(self, composition_NW: Tensor, xrd_NW: Tensor, bank_KW: Tensor) -> Tensor:
+        """Log-odds of each pair's composition among the bank, for its pattern, (N,)."""
+        own_N = (composition_NW * xrd_NW).sum(dim=1) / self.temperature
+        return own_N - torch.logsumexp(xrd_NW @ bank_KW.T / self.temperature, dim=1)
+
+
+@dataclass
+class Calibration:
+    """What an aligned model's scores mean, as measured on held-out materials.
+
+    Attributes:
+        checkpoint: Digest of the checkpoint that it belongs to.
+        bank: Formulas of the bank, from the training split.
+        scores: Scores of sound pairs of the calibration split, ascending.
+        false_alarms: Share of sound pairs that are flagged.
+        kinds: By kind of contradiction, measured on the test split: `auc`, `detected` (share
+            flagged at `false_alarms`) and `n`; `sound` has the share of sound pairs flagged.
+        settings: Stores, split and augmentation it was made with.
+        format_version: Of the writer.
+    """
+
+    checkpoint: str
+    bank: list[str]
+    scores: list[float]
+    false_alarms: float
+    kinds: dict[str, dict[str, float]]
+    settings: dict[str, Any]
+    format_version: int = FORMAT_VERSION
+
+    def save(self, path: Path) -> None:
+        """Writes a JSON file whole or not at all."""
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> "Calibration":
+        """The calibration that lies beside a checkpoint.
+
+        Raises:
+            ValueError: if there is none, or it is of another checkpoint.
+        """
+        path = calibration_path(checkpoint)
+        how = f"run `xxact report evidence --checkpoint {checkpoint} --store STORE`"
+        if not path.is_file():
+            raise ValueError(f"{checkpoint}: its similarity is not calibrated; {how}")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {data['format_version']}")
+            found = cls(**{f.name: data[f.name] for f in fields(cls)})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: cannot be read ({error}); {how}") from None
+        if found.checkpoint != digest(checkpoint):
+            raise ValueError(f"{path}: was made for another checkpoint; {how} again")
+        return found
+
+    def agreement(self, scores: np.ndarray) -> np.ndarray:
+        """Share of sound pairs that score no higher, (N,): (1 + how many) / (1 + all)."""
+        ranks = np.searchsorted(np.asarray(self.scores), scores, side="right")
+        agreement: np.ndarray = (1 + ranks) / (1 + len(self.scores))
+        return agreement
+
+
+def calibration_path(checkpoint: Path) -> Path:
+    """Where the calibration of a checkpoint lies."""
+    return checkpoint.with_name(checkpoint.name + SUFFIX)
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class Evidence:
+    """Judges pairs of composition and pattern with a calibrated aligned model.
+
+    Args:
+        checkpoint: Of an alignment, with its calibration beside it.
+        device: `cpu`, `cuda`, …
+
+    Raises:
+        ValueError: if the checkpoint does not align or is not calibrated.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
+        self.calibration = Calibration.load(Path(checkpoint))
+        self.model = AlignedModel(checkpoint, device)
+        bank = [parse_formula(formula) for formula in self.calibration.bank]
+        self._bank_KW = self.model.compositions(*pad_compositions(bank))
+
+    def __call__(
+        self, elements: Tensor, fractions: Tensor, xrd: Tensor, measured: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Agreement of pairs, (N,), and whether they contradict each other, (N,) bool."""
+        scores = self.model.scores(
+            self.model.compositions(elements, fractions),
+            self.model.patterns(xrd, measured),
+            self._bank_KW,
+        )
+        agreement = self.calibration.agreement(scores.cpu().numpy())
+        return agreement, agreement <= self.calibration.false_alarms

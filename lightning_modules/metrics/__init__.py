@@ -1,0 +1,1 @@
+"""What is judged: reconstructions, retrieval, errors and coverage of predictions."""

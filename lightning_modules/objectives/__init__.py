@@ -1,0 +1,1 @@
+"""What is minimised: losses, masks, alignment, decoder, targets. Plain torch, no Lightning."""

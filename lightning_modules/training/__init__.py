@@ -1,0 +1,1 @@
+"""How a run runs: command line, run folder, data-parallel training, calibration."""

@@ -1,0 +1,303 @@
+"""The commands that train: `xxact fit | validate | test`, on Lightning's CLI.
+
+Recipes and overlays are YAML; later files win over earlier ones and the command line over all.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.xrd_datamodule import XRDDataModule
+from lightning_modules import checkpoints
+from lightning_modules.base import Task
+from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
+from lightning_modules.training import run_folder as runs
+from lightning_modules.training.callbacks.every_run import (
+    METRICS_FINAL,
+    PICTURES,
+    LastCheckpoint,
+    MetricsWriter,
+    finite_metrics,
+    write_json,
+)
+
+#: Keys of the saved configuration that belong to one start, not to the run.
+_OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
+
+#: What jsonargparse adds to an error in a model's key; the reason stands in the other lines.
+_NOISE = (
+    "Does not validate against any of the Union",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Which checkpoints a run keeps.
+
+    Attributes:
+        every_n_steps: Steps between two writes of `last.ckpt`, from which `--resume` continues.
+        keep_best: How many of the best, by the task's monitored metric, to keep.
+    """
+
+    every_n_steps: int = 500
+    keep_best: int = 1
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, with errors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong in one line and exit with 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parts = (part.strip(" -") for part in message.splitlines())
+        line = "; ".join(part for part in parts if part and not part.startswith(_NOISE))
+        print(f"xxact: error: {line.replace(':;', ':')}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class SaveRunConfig(Callback):
+    """Writes the configuration when training starts, once everything else has been accepted."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write `config.yaml`, or `config.N.yaml` when resumed."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.next_config_path(folder).write_text(self.text)
+
+
+class XxactCLI(LightningCLI):
+    """Lightning's CLI with a run's folder, `--resume`, and checkpoints that must fit."""
+
+    checkpoint: Path | None = None
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Subcommands, and the trainer's arguments that they do not take."""
+        # A fit's --ckpt_path would let the checkpoint's values override the command line: trap 1.
+        return {
+            "fit": {
+                "model",
+                "train_dataloaders",
+                "val_dataloaders",
+                "datamodule",
+                "ckpt_path",
+                "weights_only",
+            },
+            "validate": {"model", "dataloaders", "datamodule", "weights_only"},
+            "test": {"model", "dataloaders", "datamodule", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's folder, resumption and checkpoints; the model takes the data's grid."""
+        parser.add_argument("--run", type=str, default="runs/run", help="The run's folder.")
+        parser.add_argument(
+            "--resume",
+            type=runs.Resume,
+            default="never",
+            nargs="?",
+            const="newest",
+            help="Continue from the newest checkpoint of the run; 'auto' starts afresh if none.",
+        )
+        parser.add_class_arguments(CheckpointConfig, "checkpoint")
+        parser.link_arguments("data.grid", "model.init_args.grid")
+        # Ignored by tasks that have no targets.
+        parser.link_arguments("data.targets", "model.init_args.targets")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the checkpoint's values must not override the recipe's (trap 1)."""
+
+    def _of(self, key: str) -> Any:
+        return self.config[self.subcommand][key]
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint, before anything is built or written."""
+        if self.subcommand == "fit":
+            # Ranks that another one launched come after it: its files are no other run's.
+            resume = self._of("resume")
+            rank = rank_zero_only.rank  # type: ignore[attr-defined]
+            if resume == "never" and (rank or self._of("trainer.fast_dev_run")):
+                return
+            self.checkpoint = runs.open_run(Path(self._of("run")), resume)
+        elif not self._of("ckpt_path"):
+            raise ValueError(
+                f"{self.subcommand}: no checkpoint; give one with --ckpt_path "
+                f"{self._of('run')}/checkpoints/last.ckpt"
+            )
+        else:
+            self.checkpoint = Path(self._of("ckpt_path"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what every run has: TensorBoard, metrics files, checkpoints."""
+        if not isinstance(self.model, Task):
+            raise ValueError(f"model.class_path: {type(self.model).__name__} is not a Task")
+        if self.checkpoint is not None:
+            checkpoints.check_same_task(
+                self.checkpoint,
+                checkpoints.read(self.checkpoint),
+                self.model,
+                None if self.subcommand == "fit" else self.model.shaping_arguments(),
+            )
+        given = self._get(self.config_init, "trainer")
+        folder = self._of("run")
+        fitting = self.subcommand == "fit" and not given["fast_dev_run"]
+        kwargs.setdefault("default_root_dir", folder)
+        if fitting and given["logger"] is not False:
+            own = [] if given["logger"] in (None, True) else given["logger"]
+            own = own if isinstance(own, list) else [own]
+            kwargs["logger"] = [TensorBoardLogger(folder, name="", version=""), *own]
+        elif not fitting:
+            kwargs["logger"] = False
+        if fitting:
+            kwargs["callbacks"] = [*(given["callbacks"] or []), *self._run_callbacks(folder)]
+            if given["logger"] is not False:
+                kwargs["callbacks"].append(LearningRateMonitor("step"))
+            bars = [c for c in kwargs["callbacks"] if isinstance(c, ProgressBar)]
+            if given["enable_progress_bar"] is not False and not bars:
+                # Showing the loss waits for the GPU: not at every step.
+                kwargs["callbacks"].append(TQDMProgressBar(given["log_every_n_steps"] or 50))
+            plugins = _as_list(given["plugins"])
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                plugins.append(AtomicCheckpointIO())
+            kwargs["plugins"] = plugins
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_callbacks(self, folder: str) -> list[Callback]:
+        directory = Path(folder) / runs.CHECKPOINTS
+        config = self._get(self.config_init, "checkpoint")
+        return [
+            MetricsWriter(),
+            SaveRunConfig(self._config_text()),
+            ModelCheckpoint(
+                directory,
+                filename="best-{step}",
+                monitor=self.model.monitor,
+                save_top_k=config.keep_best,
+                save_weights_only=False,
+            ),
+            # Last of all, so that it holds the others' states of the same step.
+            LastCheckpoint(config.every_n_steps),
+        ]
+
+    def _config_text(self) -> str:
+        parser = self._parser(self.subcommand)
+        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        return yaml.safe_dump(
+            {key: value for key, value in config.items() if key not in _OF_ONE_START},
+            sort_keys=False,
+        )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
+        return kwargs | {"weights_only": True}
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; a start that fails before its first step leaves no folder behind."""
+        # Before TensorBoard writes anything, and before a rank waits for another.
+        self.datamodule.check("fit", self.trainer.world_size, bool(self.trainer.limit_val_batches))
+        try:
+            self.trainer.fit(**arguments)
+        except BaseException:
+            if self.trainer.is_global_zero:
+                runs.forget_start(Path(self._of("run")))
+            raise
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        """Say where everything is."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = self._of("run")
+        print(
+            f"\nDone: {self.trainer.global_step} steps.\n"
+            f"  checkpoint   {folder}/{runs.CHECKPOINTS}/last.ckpt\n"
+            f"  metrics      {folder}/{METRICS_FINAL} and metrics.jsonl (a line a validation)"
+        )
+        if (Path(folder) / PICTURES).is_dir():
+            print(f"  pictures     {folder}/{PICTURES}/")
+        shown = "" if Path(folder).parent == Path("runs") else f", or tensorboard --logdir {folder}"
+        print(f"  curves       make tensorboard{shown}")
+
+    def after_validate(self) -> None:
+        """Write the metrics beside the checkpoint's run."""
+        self._write_metrics()
+
+    def after_test(self) -> None:
+        """Write the metrics beside the checkpoint's run."""
+        self._write_metrics()
+
+    @rank_zero_only
+    def _write_metrics(self) -> None:
+        assert self.checkpoint is not None
+        path = runs.folder_of(self.checkpoint) / f"metrics.{self.subcommand}.json"
+        metrics = finite_metrics(self.trainer.callback_metrics)
+        write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
+        print(f"metrics: {path}")
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `xxact fit | validate | test`.
+
+    Args:
+        args: The command line, the subcommand first.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    # Nothing that the user did or could mend.
+    for message in (
+        ".*LightningCLI's args parameter is intended.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        # jsonargparse 4.49 renamed what Lightning 2.6 (and, for its sake, we) call by the old name.
+        "(?s).*deprecated in v4.49.*",
+        "(?s).*only one JsonargparseDeprecationWarning.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(logger).addFilter(lambda record: "Tip:" not in record.getMessage())
+    XxactCLI(
+        Task,
+        XRDDataModule,
+        subclass_mode_model=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": "omegaconf+"},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=list(args),
+    )
