@@ -10,9 +10,9 @@ from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredict
 
 from datamodules.prepare.command_line import main
 from datamodules.prepare.crystals.crystal import EntryError
+from datamodules.prepare.crystals.substitution import NEAR
 from datamodules.prepare.sources.prototypes import (
     VOLUME_RATIO,
-    WINDOW,
     PrototypeSource,
     _library,
     _rescaled,
@@ -31,7 +31,7 @@ def test_substitutes_are_similar_distinct_and_always_the_same() -> None:
     assert len({frozenset(pair) for pair in drawn}) == 50
     for pair in drawn:
         for old, new in zip(("Na", "Cl"), pair, strict=True):
-            assert abs(Element(old).mendeleev_no - Element(new).mendeleev_no) <= WINDOW
+            assert abs(Element(old).mendeleev_no - Element(new).mendeleev_no) <= NEAR
 
 
 def test_exchanged_elements_of_equal_amounts_are_drawn_once() -> None:

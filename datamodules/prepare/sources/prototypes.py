@@ -17,28 +17,21 @@ from typing import Any
 import numpy as np
 
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
+from datamodules.prepare.crystals.substitution import (
+    NEAR,
+    bond_ratio,
+    chemical_scale,
+    near_elements,
+    shortest_distances,
+)
 from datamodules.prepare.sources.source import Entry, Part, Progress, Source, Target
 
 SUBSTITUTES = 24
 """New compounds tried for each prototype (fewer where its elements allow no more)."""
-WINDOW = 12
-"""Elements this close on Pettifor's chemical scale may replace each other."""
-
 LARGEST = 32
 """Atoms in the cell; larger prototypes come only as they are, since they take most of the time."""
 VOLUME_RATIO = (0.3, 1.5)
 """Volume over that of the elements: 0.42–1.06 for nine of ten prototypes as they are."""
-
-# No noble gases, no hydrogen (its bond length depends too much on the partner) and, but for
-# thorium and uranium, no radioactive elements.
-_EXCLUDED = {
-    *("H", "D", "He", "Ne", "Ar", "Kr", "Xe", "Rn"),
-    *("Tc", "Pm", "Po", "At", "Fr", "Ra", "Ac", "Pa"),
-}
-_HEAVIEST = 92
-
-_NEIGHBOURS = 6.0
-"""Å within which bonds are looked for; the shortest bond of a prototype is at most 4.1 Å."""
 
 _CUBIC_CENTIMETRES_PER_MOLE = 0.602214076
 """1 Å³ an atom."""
@@ -67,7 +60,7 @@ class PrototypeSource(Source):
 
     def options(self) -> dict[str, Any]:
         """The number of substitutes."""
-        return {**super().options(), "substitutes": self.substitutes, "window": WINDOW}
+        return {**super().options(), "substitutes": self.substitutes, "window": NEAR}
 
     def parts(self) -> list[Part]:
         """One part: the library that this pymatgen ships."""
@@ -122,7 +115,7 @@ class PrototypeSource(Source):
 def substitutions(amounts: dict[str, int], number: int, count: int) -> list[tuple[str, ...]]:
     """Draws distinct substitutions by chemically similar elements.
 
-    Each element is replaced by one at most `WINDOW` away on Pettifor's scale (Mendeleev numbers);
+    Each element is replaced by one at most `NEAR` away on Pettifor's scale (Mendeleev numbers);
     different elements stay different, and no two have one formula: exchanging the elements of two
     equivalent sites gives the same crystal.
 
@@ -131,11 +124,7 @@ def substitutions(amounts: dict[str, int], number: int, count: int) -> list[tupl
         number: The prototype's number, which seeds the draw.
         count: Substitutions to draw; fewer come back if there are no more.
     """
-    scale = _scale()
-    choices = []
-    for symbol in amounts:
-        near = [s for s in scale if abs(scale[s] - _mendeleev(symbol)) <= WINDOW]
-        choices.append(sorted(near, key=lambda s: scale[s]) or [symbol])
+    choices = [near_elements(symbol, _pool()) or [symbol] for symbol in amounts]
     random = np.random.Generator(np.random.Philox(key=number))
     drawn: list[tuple[str, ...]] = []
     formulas = {frozenset(amounts.items())}
@@ -177,44 +166,22 @@ def electrostatic_energy(structure: Any) -> float | None:
 def _rescaled(structure: Any, number: int, replacing: dict[str, str]) -> Any:
     """The structure with the volume that its bond lengths suggest.
 
-    The data-mined length scheme of pymatgen's DLSVolumePredictor: the bond that is shortest for its
-    two elements gets the length expected of them. All substitutes of a prototype have its
-    distances, which are searched once: the search was half of the time of the whole set.
-
-    Source: I.-H. Chu et al., Comput. Mater. Sci. 146, 184 (2018).
-
     Args:
         structure: The prototype with its elements replaced.
         number: The prototype's number.
         replacing: New symbols by old ones.
     """
-    from pymatgen.core.structure_prediction.volume_predictor import bond_params
-
     spread = float(np.std([site.specie.X for site in structure]))
-    ratios = []
-    for (first, second), distance in _shortest_distances(number).items():
-        bonds = [bond_params.get(replacing[symbol]) for symbol in (first, second)]
-        if None in bonds:
-            raise EntryError("no volume predicted", f"no bond lengths of {replacing[first]}")
-        ratios.append(distance / sum(float(b["r"]) + float(b["k"]) * spread for b in bonds))
-    if not ratios:
-        raise EntryError("no volume predicted", f"no two atoms within {_NEIGHBOURS} Å")
+    ratio = bond_ratio(_shortest_distances(number), replacing, spread)
     rescaled = structure.copy()
-    rescaled.scale_lattice(structure.volume / min(ratios) ** 3)
+    rescaled.scale_lattice(structure.volume / ratio**3)
     return rescaled
 
 
 @cache
 def _shortest_distances(number: int) -> dict[tuple[str, str], float]:
-    """Shortest distance in Å between two elements of a prototype, for each two that are near."""
-    prototype = _library()[number]
-    centers, others, _, distances = prototype.get_neighbor_list(_NEIGHBOURS)
-    symbols = [site.specie.symbol for site in prototype]
-    shortest: dict[tuple[str, str], float] = {}
-    for i, j, distance in zip(centers, others, distances, strict=True):
-        pair = symbols[i], symbols[j]
-        shortest[pair] = min(float(distance), shortest.get(pair, np.inf))
-    return shortest
+    """Of a prototype: all its substitutes have its distances."""
+    return shortest_distances(_library()[number])
 
 
 def _check_volume(structure: Any) -> None:
@@ -241,19 +208,7 @@ def _labels() -> list[str]:
     return [prototype["tags"]["aflow"] for prototype in AFLOW_PROTOTYPE_LIBRARY]
 
 
-def _mendeleev(symbol: str) -> float:
-    from pymatgen.core import Element
-
-    return float(Element(symbol).mendeleev_no)
-
-
 @cache
-def _scale() -> dict[str, float]:
-    """Mendeleev numbers of the elements that may be put into a prototype."""
-    from pymatgen.core import Element
-
-    return {
-        element.symbol: float(element.mendeleev_no)
-        for element in Element
-        if element.Z <= _HEAVIEST and element.symbol not in _EXCLUDED
-    }
+def _pool() -> frozenset[str]:
+    """Elements that may be put into a prototype; a hydrogen's bond length is its partner's."""
+    return frozenset(set(chemical_scale()) - {"H"})
