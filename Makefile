@@ -47,7 +47,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling test test-ddp lint format tensorboard clean
+        study-convergence study-representation study-scaling test test-ddp fuzz lint format tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -109,6 +109,9 @@ test: $(READY) ## run the tests (both cores)
 
 test-ddp: $(READY) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
+
+fuzz: $(READY) ## feed damaged files to every reader (ARGS="checkpoints --n 1000 --seed 7 --keep DIR")
+	$(BIN)/python -m tests.fuzz.runner $(ARGS)
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import numpy as np
 
 from datamodules.arguments import ArgumentParser
 from datamodules.elements import SYMBOLS
+from datamodules.files import replace_picture
 from datamodules.grid import Grid
 from datamodules.store.store import REJECTED, STRUCTURE_TARGETS, Store, StoreError, TargetInfo
 
@@ -277,6 +278,6 @@ def plot(store: Store, identifier: str, path: Path | None = None) -> Path:
     axes.set_xlabel(f"2θ (°) at {grid.wavelength} Å")
     axes.set_ylabel("intensity")
     axes.set_xlim(grid.two_theta_min, grid.two_theta_max)
-    figure.savefig(path, dpi=150)
+    replace_picture(path, figure, dpi=150)
     pyplot.close(figure)
     return path

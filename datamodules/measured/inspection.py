@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.arguments import ArgumentParser
+from datamodules.files import replace_picture
 from datamodules.grid import Grid
 from datamodules.measured.conversion import ConvertedPattern, convert
 from datamodules.measured.options import add_options, options_from
@@ -124,7 +125,7 @@ def draw(pattern: ConvertedPattern, picture: Path, title: str) -> None:
         axes.set_xlim(pattern.grid.two_theta_min, pattern.grid.two_theta_max)
         for start, end in _unmeasured(pattern):
             axes.axvspan(start, end, color="0.85", linewidth=0)
-    figure.savefig(picture, dpi=110)
+    replace_picture(picture, figure, dpi=110)
     pyplot.close(figure)
 
 

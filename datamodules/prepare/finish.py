@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from datamodules.files import replace_file
 from datamodules.prepare.crystals import diffraction
 from datamodules.prepare.slices import SliceInfo, slice_paths
 from datamodules.prepare.sources.source import Part, Source
@@ -30,7 +31,6 @@ from datamodules.store.store import (
     Manifest,
     ShardInfo,
     map_shard,
-    replace_file,
     summarise_targets,
     write_batch,
 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.arguments import ArgumentParser
+from datamodules.files import replace_file
 from datamodules.formula import parse_formula, whole_amounts
 from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
@@ -181,7 +182,7 @@ def prepare(
             for i, start in enumerate(range(0, len(materials), MAX_SHARD_ROWS))
         ]
         lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected]
-        (temporary / REJECTED).write_text("".join(lines), encoding="utf-8")
+        replace_file(temporary / REJECTED, "".join(lines))
         manifest = Manifest(
             layout="profile",
             source=source,

@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datamodules.files import replace_file
 from datamodules.prepare.executors import Workers
 from datamodules.prepare.finish import PartSlices, finish, physics
 from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slice, run_job
 from datamodules.prepare.sources.source import Part, Source, SourceError
-from datamodules.store.store import FORMAT_VERSION, MANIFEST, Manifest, replace_file
+from datamodules.store.store import FORMAT_VERSION, MANIFEST, Manifest
 
 PREPARATION = 1
 """Version of the preparation: raised when the same input would give another store."""

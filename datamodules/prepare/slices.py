@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files import replace_file
 from datamodules.prepare.crystals.crystal import Crystal, EntryError, reduced_formula
 from datamodules.prepare.crystals.diffraction import diffraction_lines, has_scattering_factor
 from datamodules.prepare.sources.source import Entry, Part, Progress, Source
-from datamodules.store.store import Material, replace_file, write_shard
+from datamodules.store.store import Material, write_shard
 
 SLICE = 1024
 """Entries of the input; small enough to share a file of 10⁴ entries among a few cores."""

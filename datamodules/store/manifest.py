@@ -1,14 +1,13 @@
-"""The store's manifest, and writing files at once or not at all."""
+"""The store's manifest."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
+from datamodules.files import replace_file
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -120,22 +119,3 @@ class Manifest:
             raise StoreError(
                 f"{path}: incomplete manifest ({error}); prepare the store again"
             ) from None
-
-
-def replace_file(path: Path, data: bytes | pa.Buffer) -> None:
-    """Writes a file under a temporary name, flushes it to the disk and renames it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

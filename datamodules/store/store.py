@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datamodules.files import replace_file
 from datamodules.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -27,7 +28,6 @@ from datamodules.store.manifest import (
     ShardInfo,
     StoreError,
     TargetInfo,
-    replace_file,
 )
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "checksum",
     "formula_key",
     "map_shard",
-    "replace_file",
     "summarise_targets",
     "system_key",
     "write_shard",

@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.arguments import ArgumentParser
+from datamodules.files import replace_file
 from datamodules.grid import Grid
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone, BackboneConfig
@@ -50,9 +51,7 @@ def export(checkpoint: Path, output: Path) -> None:
         {checkpoints.KEY: json.dumps(described)},
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(output)
+    replace_file(output, content)
 
 
 def read_exported(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

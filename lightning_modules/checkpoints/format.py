@@ -7,7 +7,6 @@ pickled, and a checkpoint can be read without the recipe that made it.
 import dataclasses
 import importlib
 import inspect
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import torch
 from torch import nn
 
+from datamodules.files import replacing
 from datamodules.store.splits import SplitConfig
 
 if TYPE_CHECKING:
@@ -110,14 +110,8 @@ def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
         path: Its file; replaced if it exists.
         checkpoint: What `read` returned.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         torch.save(checkpoint, file)
-        file.flush()
-        # A rename may reach the disk before the content does.
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def load_task(path: str | Path) -> "Task":

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.files import replace_file
 from datamodules.formula import parse_formula
 from datamodules.rendering.peaks import PeakShape
 from lightning_modules import checkpoints
@@ -120,9 +121,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Writes a JSON file whole or not at all."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_file(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Calibration":

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.arguments import ArgumentParser
+from datamodules.files import replace_table
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
 from lightning_modules.inference.prediction import CONTRADICTION, ERROR, SURPLUS, Predictor
-from lightning_modules.training.callbacks.task_reports import write_csv
 
 _KEYS = ("formula", "id", "pattern")
 
@@ -139,7 +139,8 @@ def main(args: Sequence[str]) -> int:
     else:
         table = read_table(given.input, predictor.columns)
     rows = predictor(table)
-    write_csv(output, rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_table(output, rows)
     failed = sum(bool(row[ERROR]) for row in rows)
     print(f"{output}: {len(rows) - failed} of {len(rows)} rows predicted", end="")
     print(f"; {failed} failed, see the column {ERROR!r}" if failed else "")

@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules.files import replace_file
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
 from lightning_modules.base import Task
@@ -96,7 +97,7 @@ class SaveRunConfig(Callback):
         """Write `config.yaml`, or `config.N.yaml` when resumed."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        runs.next_config_path(folder).write_text(self.text)
+        replace_file(runs.next_config_path(folder), self.text)
 
 
 class XxactCLI(LightningCLI):

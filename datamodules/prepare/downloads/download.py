@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datamodules.files import replace_file
 from datamodules.prepare.sources.source import SourceError
 
 TRIES = 6
@@ -217,4 +218,4 @@ def note_source(folder: Path, name: str, licence: str, citation: str, urls: list
     """Leaves a note of origin, licence and citation beside downloaded files."""
     note = {"name": name, "licence": licence, "citation": citation, "files": urls}
     text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
-    (folder / "SOURCE.json").write_text(text, encoding="utf-8")
+    replace_file(folder / "SOURCE.json", text)

@@ -1,6 +1,5 @@
 """What every report writes: Markdown and CSV of the same rows, JSON of the numbers, PNG figures."""
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from typing import Any
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from datamodules.files import replace_file, replace_picture, replace_table
 
 
 @dataclass
@@ -57,20 +58,17 @@ class Report:
         written.append(_write(folder / "numbers.json", content + "\n"))
         for name, rows in self._tables.items():
             path = folder / f"{name}.csv"
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
+            replace_table(path, rows)
             written.append(path)
         for name, figure in self._figures.items():
             path = folder / f"{name}.png"
-            figure.savefig(path, dpi=150)
+            replace_picture(path, figure, dpi=150)
             written.append(path)
         return written
 
 
 def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
+    replace_file(path, text)
     return path
 
 

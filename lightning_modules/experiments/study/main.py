@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.files import replace_file
 from lightning_modules.experiments.arguments import make_folder, parse
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.study.convergence import Convergence
@@ -84,7 +85,7 @@ def main(args: Sequence[str]) -> int:
 
     runner = Runner(plan, folder, choice)
     make_folder(folder)
-    definition_path(folder, kind).write_text(yaml.safe_dump(text, sort_keys=False))
+    replace_file(definition_path(folder, kind), yaml.safe_dump(text, sort_keys=False))
     complete = runner.run()
     if complete:
         print(f"all runs finished; xxact report {kind} --study {folder}")

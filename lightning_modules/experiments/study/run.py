@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.files import replace_file
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig, assign, keep_fraction, key_column, to_keys
 from lightning_modules.experiments.processes import xxact
@@ -195,9 +196,7 @@ def absolute_errors(table: Path) -> dict[str, list[Any]]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -1,13 +1,11 @@
 """`xxact sweep`: searches for the best values of any keys."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from datamodules.files import replace_file, replace_table
 from lightning_modules.experiments.arguments import parse
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.recipes import read
@@ -29,7 +27,8 @@ def main(args: Sequence[str]) -> int:
     try:
         Worker(sweep, study, machine).run()
     finally:
-        _write_table(folder / TABLE, rows(study))
+        if table := rows(study):
+            replace_table(folder / TABLE, table)
     print(f"all trials: {folder / TABLE}")
     done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     if not done:
@@ -52,19 +51,4 @@ def write_best(config: Path, path: Path, run: str) -> None:
     for key, value in _AS_USUAL.items():
         recipe["trainer"][key] = value
     text = yaml.safe_dump(recipe | {"run": run}, sort_keys=False)
-    _write(path, text)
-
-
-def _write_table(path: Path, table: list[dict[str, Any]]) -> None:
-    if table:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
-        _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, text)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
+from datamodules.files import replace_file, replace_picture
 from lightning_modules.training.run_folder import CHECKPOINTS
 
 METRICS_LINES = "metrics.jsonl"
@@ -51,16 +52,9 @@ def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    replace_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 class MetricsWriter(Callback):
@@ -97,7 +91,7 @@ class MetricsWriter(Callback):
         if trainer.is_global_zero and path.exists():
             lines = path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if _step(line) <= trainer.global_step]
-            write_whole(path, "".join(kept))
+            replace_file(path, "".join(kept))
 
     def on_train_batch_end(
         self,
@@ -274,7 +268,7 @@ class ReconstructionPictures(Callback):
         )
         path = Path(trainer.default_root_dir) / PICTURES / f"step_{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        replace_picture(path, figure, dpi=110)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("reconstruction", figure, trainer.global_step)

@@ -1,7 +1,5 @@
 """Callbacks of single tasks: the embedding projector, and the regression's plots and tables."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules.files import replace_picture, replace_table
 from lightning_modules.metrics.evaluation import Table, errors_by_group, families
 from lightning_modules.objectives.targets import Prediction
 from lightning_modules.training import run_folder as runs
@@ -97,8 +96,8 @@ class RegressionReport(Callback):
         )
         self._draw(trainer, pl_module, folder, "parity_test")
         modes, names = list(pl_module.modes), pl_module.targets.names
-        write_csv(folder / ERRORS, errors_by_group(pl_module.table, modes, names))
-        write_csv(folder / PREDICTIONS, _prediction_rows(trainer, pl_module, pl_module.table))
+        replace_table(folder / ERRORS, errors_by_group(pl_module.table, modes, names))
+        replace_table(folder / PREDICTIONS, _prediction_rows(trainer, pl_module, pl_module.table))
 
     def _draw(
         self, trainer: L.Trainer, pl_module: L.LightningModule, folder: Path, name: str
@@ -117,22 +116,10 @@ class RegressionReport(Callback):
             {mode: table.value[:, m].numpy() for m, mode in enumerate(pl_module.modes)},
         )
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / PICTURES / f"{name}.png", dpi=110)
+        replace_picture(folder / PICTURES / f"{name}.png", figure, dpi=110)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("parity", figure, trainer.global_step)
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a table whole or not at all; the first row names the columns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        if rows:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    temporary.replace(path)
 
 
 def _material(trainer: L.Trainer, row: int) -> Any:
