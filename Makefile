@@ -80,7 +80,7 @@ regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.i
 
 adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table.csv [CKPT=…] [CONFIG=…])
 	test -d data/lab || $(BIN)/xxact prepare patterns $(LAB) $(if $(LABELS),--labels $(LABELS)) $(LAB_ARGS) --output data/lab
-	$(BIN)/xxact fit --config $(if $(filter file,$(origin CONFIG)),configs/pretrain_both.yaml,$(CONFIG)) \
+	$(BIN)/xxact fit --config $(if $(filter file,$(origin CONFIG)),configs/pretrain_masked_contrastive.yaml,$(CONFIG)) \
 	  --config configs/augmentation/measured.yaml --config configs/data/lab.yaml \
 	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_args.init_from $(CKPT)) $(ARGS)
 

@@ -2,8 +2,9 @@
 
     python benchmarks/rendering.py --store STORE [--device cuda] [--batch 128] [--threads 1]
 
-Prints one JSON line: materials a second of rendering (plain, and with every default augmentation),
-of training steps of `configs/model/tiny.yaml` on batches that are already rendered, and ratios.
+Prints one JSON line: materials a second of rendering (plain, and with the
+changes of `configs/augmentation/measured.yaml`), of training
+steps of `configs/model/tiny.yaml` on batches that are already rendered, and ratios.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from datamodules import XRDDataModule
 from lightning_modules import MaskedXRD
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig
+from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    data = XRDDataModule([args.store], global_batch_size=args.batch)
+    how = read_augmentation(ROOT / "configs" / "augmentation" / "measured.yaml")
+    data = XRDDataModule([args.store], global_batch_size=args.batch, augmentation=how)
     stream = data.stream("train", train=True)
     raw = [
         {key: value.to(device) for key, value in batch.items()}

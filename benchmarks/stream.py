@@ -174,11 +174,11 @@ def touch(folder: Path) -> None:
 
 
 def read_ours(folder: Path, seconds: float) -> Any:
-    from datamodules.stream.stream import Rows, Stream
+    from datamodules.stream.stream import Batches, Stream
 
     collection = Collection([folder])
     stream = Stream(
-        Rows(collection, ["formation_energy", "band_gap"], 12, seed=0),
+        Batches(collection, ["formation_energy", "band_gap"], 12, seed=0),
         np.arange(len(collection)),
         min(BATCH, len(collection)),
         train=True,

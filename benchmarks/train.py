@@ -33,13 +33,16 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from datamodules.rendering.augmentation import Augmentation
 from datamodules.rendering.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import Contrastive, MaskedContrastive, MaskedXRD, Regression
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, Task
+from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
 from lightning_modules.training.callbacks.compilation import Compile
 
+MEASURED = Path(__file__).parents[1] / "configs" / "augmentation" / "measured.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 TASKS = ("MaskedXRD", "Contrastive", "MaskedContrastive", "Regression")
 
@@ -152,7 +155,7 @@ def make_data(name: str, args: Any) -> XRDDataModule:
         [args.store],
         [args.target] if name == "Regression" else [],
         global_batch_size=args.batch,
-        augment=args.augment,
+        augmentation=read_augmentation(MEASURED) if args.augment else Augmentation(),
         peaks=PeakShape(fwhm=0.5),
         num_workers=args.workers,
         max_elements=args.max_elements,
@@ -241,7 +244,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=["base"] if on_gpu else ["tiny"])
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--compile", action="store_true", help="compiled, too")
-    parser.add_argument("--augment", action="store_true", help="with all augmentations")
+    parser.add_argument("--augment", action="store_true", help="with random changes")
     parser.add_argument("--batch", type=int, default=512 if on_gpu else 64)
     parser.add_argument("--workers", type=int, default=4 if on_gpu else 0)
     parser.add_argument("--max-elements", type=int, default=8)

@@ -17,7 +17,7 @@ from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
-from datamodules.stream.stream import Rows, Stream, check_world_size, mean_and_std, number_copies
+from datamodules.stream.stream import Batches, Stream, check_world_size, mean_and_std, number_copies
 
 
 class XRDDataModule(L.LightningDataModule):
@@ -34,8 +34,8 @@ class XRDDataModule(L.LightningDataModule):
         grid: 2θ grid of the patterns.
         split: Training, validation, calibration and test, by hash.
         fraction: Share of the training formulas to use; smaller shares are parts of larger ones.
-        augment: Whether training patterns are changed at random.
-        augmentation: Ranges of these changes.
+        augmentation: Ranges of the random changes to training patterns; all off by default.
+        augment: False switches them off, whatever the ranges; True refuses ranges that are all off.
         peaks: Peak shape without augmentation.
         num_workers: Processes that gather ahead; 0 gathers in the training process.
         seed: Seed of order, masks and augmentation.
@@ -53,8 +53,8 @@ class XRDDataModule(L.LightningDataModule):
         grid: Grid = Grid(),  # noqa: B008 (frozen)
         split: SplitConfig = SplitConfig(),  # noqa: B008
         fraction: float = 1.0,
-        augment: bool = True,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
+        augment: bool | None = None,
         peaks: PeakShape = PeakShape(),  # noqa: B008
         num_workers: int = 0,
         seed: int = 0,
@@ -67,6 +67,11 @@ class XRDDataModule(L.LightningDataModule):
             raise ValueError(f"num_workers is {num_workers}; give 0 or more")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}; give a share above 0 and at most 1")
+        if augment and not augmentation.is_on:
+            raise ValueError(
+                "data.augment is true, but no range in data.augmentation is: name what to change, "
+                "as configs/augmentation/measured.yaml does, or leave data.augment away"
+            )
         for folder, times in (repeat or {}).items():
             if times < 1:
                 raise ValueError(f"repeat: {folder} is served {times} times; give at least 1")
@@ -96,7 +101,7 @@ class XRDDataModule(L.LightningDataModule):
                 f"{self._where}: materials have up to {self.collection.max_elements} elements, "
                 f"data.max_elements is {max_elements}; raise it"
             )
-        self.augmentation = augmentation if augment else Augmentation.off()
+        self.augmentation = Augmentation() if augment is False else augmentation
         # A strained cell has another volume and density: their labels go with it.
         powers = [STRAIN_POWERS.get(name, 0) for name in self.target_names]
         self.renderer = Renderer(grid, peaks, self.augmentation, powers)
@@ -188,7 +193,9 @@ class XRDDataModule(L.LightningDataModule):
         trainer = self.trainer
         with_impurities = train and self.augmentation.has_impurity
         impurities = (self.augmentation, np.unique(rows)) if with_impurities else None
-        dataset = Rows(self.collection, self.target_names, self.max_elements, self.seed, impurities)
+        dataset = Batches(
+            self.collection, self.target_names, self.max_elements, self.seed, impurities
+        )
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         return Stream(
             dataset,

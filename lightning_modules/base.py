@@ -1,8 +1,9 @@
 """What all tasks share: the backbone, the optimizer with its schedule, and initial weights."""
 
+import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
@@ -74,6 +75,9 @@ class OptimizerConfig:
 class Task(L.LightningModule):
     """A way to train the backbone. Subclasses write `training_step` and `validation_step`.
 
+    What a task's constructor is given is captured once, whatever the subclass: `constructed_with`
+    goes into the checkpoint and builds the task again.
+
     Args:
         backbone: Size and shape of the backbone.
         grid: The 2θ grid of the patterns; the command line takes it from the data.
@@ -84,6 +88,28 @@ class Task(L.LightningModule):
 
     #: Validation metric by which the best checkpoint is chosen; smaller is better.
     monitor: ClassVar[str]
+    #: Arguments in which an evaluated checkpoint must agree with the recipe, since they give the
+    #: weights their shapes or their meaning. A resumed one must agree in all.
+    shaping: ClassVar[frozenset[str]] = frozenset({"backbone", "grid"})
+    #: The constructor's arguments by name, defaults included; without `init_from`, which says where
+    #: a run began and not what the task is.
+    constructed_with: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Capture the constructor's arguments."""
+        task = super().__new__(cls)
+        # Not through `nn.Module`, which is not set up yet. Partial: copying gives no arguments.
+        object.__setattr__(task, "constructed_with", cls.arguments(*args, **kwargs))
+        return task
+
+    @classmethod
+    def arguments(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Arguments of the constructor by name, with the defaults of those that are not given."""
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
+        bound.apply_defaults()
+        named = dict(list(bound.arguments.items())[1:])
+        named.pop("init_from", None)
+        return named
 
     def __init__(
         self,
@@ -98,18 +124,6 @@ class Task(L.LightningModule):
         self.optimizer_config = optimizer
         self.init_from = init_from
         self._seed: int | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that build this task again; subclasses add theirs."""
-        return {
-            "backbone": self.backbone.config,
-            "grid": self.grid,
-            "optimizer": self.optimizer_config,
-        }
-
-    def shaping_arguments(self) -> set[str]:
-        """Arguments that a resumed or evaluated checkpoint must agree in; subclasses add theirs."""
-        return {"backbone", "grid"}
 
     def encode(
         self,
@@ -133,7 +147,7 @@ class Task(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Load initial weights at the start of a run that is not resumed."""
         if stage == "fit" and self.init_from and self.trainer.ckpt_path is None:
-            checkpoints.load_backbone(self.init_from, self.backbone, self.arguments())
+            checkpoints.load_backbone(self.init_from, self.backbone, self.constructed_with)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, without decay of vectors, and a schedule that steps with the optimizer.

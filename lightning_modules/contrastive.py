@@ -3,8 +3,6 @@
 Shapes: B batch, D width of the backbone, W width of the embeddings.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from datamodules import batch as keys
@@ -35,6 +33,7 @@ class Contrastive(Task):
     """
 
     monitor = "val/alignment/loss"
+    shaping = Task.shaping | {"embedding_width", "temperature_bounds"}
 
     def __init__(
         self,
@@ -48,28 +47,12 @@ class Contrastive(Task):
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, grid, optimizer, init_from)
-        self.embedding_width, self.temperature = embedding_width, temperature
-        self.temperature_bounds = temperature_bounds
-        self.pool_size = pool_size
         self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
         # Never run: DDP would wait for its gradients.
         self.backbone.fusion.requires_grad_(False)
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that build this task again."""
-        return super().arguments() | {
-            "embedding_width": self.embedding_width,
-            "temperature": self.temperature,
-            "temperature_bounds": self.temperature_bounds,
-            "pool_size": self.pool_size,
-        }
-
-    def shaping_arguments(self) -> set[str]:
-        """Arguments that a resumed or evaluated checkpoint must agree in."""
-        return super().shaping_arguments() | {"embedding_width", "temperature_bounds"}
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Embed a batch: unit vectors of compositions and patterns, (B, W) each."""

@@ -4,8 +4,6 @@ One pass through the backbone serves both: the alignment compares the compositio
 visible of the pattern, which is an augmentation of it.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from datamodules import batch as keys
@@ -41,6 +39,8 @@ class MaskedContrastive(MaskedXRD):
         init_from: A checkpoint whose backbone weights to start from.
     """
 
+    shaping = MaskedXRD.shaping | {"embedding_width", "temperature_bounds"}
+
     def __init__(
         self,
         backbone: BackboneConfig = BackboneConfig(),  # noqa: B008 (frozen)
@@ -74,27 +74,10 @@ class MaskedContrastive(MaskedXRD):
         if not alignment_weight > 0:
             raise ValueError(f"alignment_weight is {alignment_weight}: must be positive")
         self.alignment_weight = alignment_weight
-        self.embedding_width, self.temperature = embedding_width, temperature
-        self.temperature_bounds = temperature_bounds
-        self.pool_size = pool_size
         self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that build this task again."""
-        return super().arguments() | {
-            "alignment_weight": self.alignment_weight,
-            "embedding_width": self.embedding_width,
-            "temperature": self.temperature,
-            "temperature_bounds": self.temperature_bounds,
-            "pool_size": self.pool_size,
-        }
-
-    def shaping_arguments(self) -> set[str]:
-        """Arguments that a resumed or evaluated checkpoint must agree in."""
-        return super().shaping_arguments() | {"embedding_width", "temperature_bounds"}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mask, scale, encode once; reconstruct and align."""

@@ -3,7 +3,7 @@
 Shapes: B batch, L grid points, N patches, M hidden patches, P points a patch.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,7 @@ class MaskedXRD(Task):
     """
 
     monitor = "val/masked/vs_mean_pattern"
+    shaping = Task.shaping | {"mask_ratio", "mask_span", "decoder_width", "decoder_layers"}
 
     def __init__(
         self,
@@ -90,8 +91,7 @@ class MaskedXRD(Task):
         if not 0.0 <= hide_composition < 1.0:
             raise ValueError(f"hide_composition is {hide_composition}: must lie in [0, 1)")
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
-        self.decoder_width, self.decoder_layers = decoder_width, decoder_layers
-        self.scale_range, self.hide_composition = tuple(scale_range), hide_composition
+        self.scale_range, self.hide_composition = scale_range, hide_composition
         self.decoder = MaskedPatchDecoder(
             grid,
             backbone.patch_points,
@@ -103,26 +103,6 @@ class MaskedXRD(Task):
         self.masked_error = MaskedReconstructionError(grid.n_points)
         self.far_error = MaskedReconstructionError(grid.n_points)
         self.error_without_composition = MaskedReconstructionError(grid.n_points)
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that build this task again."""
-        return super().arguments() | {
-            "mask_ratio": self.mask_ratio,
-            "mask_span": self.mask_span,
-            "decoder_width": self.decoder_width,
-            "decoder_layers": self.decoder_layers,
-            "scale_range": self.scale_range,
-            "hide_composition": self.hide_composition,
-        }
-
-    def shaping_arguments(self) -> set[str]:
-        """Arguments that a resumed or evaluated checkpoint must agree in."""
-        return super().shaping_arguments() | {
-            "mask_ratio",
-            "mask_span",
-            "decoder_width",
-            "decoder_layers",
-        }
 
     def mask(self, batch: Batch, epoch: Tensor | int) -> PatchMask:
         """Draw the masks of an epoch; they depend on seed, epoch and material alone."""

@@ -53,6 +53,7 @@ class Regression(Task):
     """
 
     monitor = "val/standardised_mae"
+    shaping = Task.shaping | {"targets", "modalities", "modality_dropout", "composition_weight"}
 
     def __init__(
         self,
@@ -85,8 +86,10 @@ class Regression(Task):
         self.modalities = sorted(modalities)
         self.modality_dropout = modality_dropout if len(modalities) == 2 else 0.0
         self.composition_weight = composition_weight if len(modalities) == 2 else 0.0
-        self.spread_beta, self.confidence = spread_beta, confidence
-        self.frozen = list(freeze)
+        # Recorded as they work, so that two ways to say one thing fit each other.
+        for name in ("modalities", "modality_dropout", "composition_weight"):
+            self.constructed_with[name] = getattr(self, name)
+        self.spread_beta = spread_beta
         self.modes = self._modes()
         self.targets = Targets(targets, len(self.modes))
         width = backbone.width
@@ -96,7 +99,7 @@ class Regression(Task):
         self.predictions = Predictions()
         #: Predictions of the last validation or test.
         self.table: Table | None = None
-        self._freeze()
+        self._freeze(freeze)
 
     def _modes(self) -> dict[str, tuple[bool, bool]]:
         """Names of what the model can be given: whether composition, whether pattern."""
@@ -107,9 +110,9 @@ class Regression(Task):
         }
         return {name: _GIVEN[name] for name in trained if trained[name]}
 
-    def _freeze(self) -> None:
+    def _freeze(self, names: Sequence[str]) -> None:
         """Freeze what is not to be trained, and what is never run: DDP would wait for it."""
-        for name in self.frozen:
+        for name in names:
             try:
                 self.get_submodule(name).requires_grad_(False)
             except AttributeError:
@@ -119,27 +122,6 @@ class Regression(Task):
                 ) from None
         for modality in set(BOTH) - set(self.modalities):
             self.backbone.get_submodule(modality).requires_grad_(False)
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments that build this task again."""
-        return super().arguments() | {
-            "targets": self.targets.names,
-            "modalities": self.modalities,
-            "modality_dropout": self.modality_dropout,
-            "composition_weight": self.composition_weight,
-            "spread_beta": self.spread_beta,
-            "confidence": self.confidence,
-            "freeze": self.frozen,
-        }
-
-    def shaping_arguments(self) -> set[str]:
-        """Arguments that a resumed or evaluated checkpoint must agree in."""
-        return super().shaping_arguments() | {
-            "targets",
-            "modalities",
-            "modality_dropout",
-            "composition_weight",
-        }
 
     def setup(self, stage: str) -> None:
         """Take units, and before training the statistics of the training split."""

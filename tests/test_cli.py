@@ -15,6 +15,7 @@ from datamodules.store.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.training import command_line as training
 from tests.factories import make_store
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,13 @@ def test_every_overlay_parses_on_every_recipe(
             assert got == wanted, where
 
     arrived(wanted, got, overlay.stem)
+
+
+def test_what_all_runs_share_stands_in_no_recipe() -> None:
+    for recipe in RECIPES:
+        said = yaml.safe_load(recipe.read_text())
+        assert not set(said["trainer"]) & set(training.INVARIANTS), recipe
+        assert "augment" not in said["data"], recipe
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(store: str) -> None:

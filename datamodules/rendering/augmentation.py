@@ -24,6 +24,8 @@ STRAIN_POWERS = {"volume_per_atom": 3, "density": -3}
 class Augmentation:
     """Ranges of the random changes to a training pattern; 0 (or an empty range) switches one off.
 
+    All are off by default: a recipe names what it switches on.
+
     Changes of single lines (all but impurity, background, noise and window) need a store of the
     peaks layout; patterns of the profile layout keep their lines as they are.
 
@@ -51,22 +53,22 @@ class Augmentation:
         window: Largest range cut off at either end of the pattern, degrees.
     """
 
-    strain: float = 0.01
-    zero_shift: float = 0.1
-    displacement: float = 0.0005
-    crystallite_size: Range = (200.0, 2000.0)
-    caglioti_u: Range = (0.0, 0.03)
-    caglioti_v: Range = (-0.02, 0.0)
-    caglioti_w: Range = (0.01, 0.03)
-    eta: Range = (0.0, 1.0)
-    doublet: float = 0.5
-    line_jitter: float = 0.2
-    debye_waller: float = 1.0
-    impurity: float = 0.1
-    impurity_probability: float = 0.1
-    background: float = 0.05
-    noise: Range = (1e3, 1e5)
-    window: float = 5.0
+    strain: float = 0.0
+    zero_shift: float = 0.0
+    displacement: float = 0.0
+    crystallite_size: Range = (0.0, 0.0)
+    caglioti_u: Range = (0.0, 0.0)
+    caglioti_v: Range = (0.0, 0.0)
+    caglioti_w: Range = (0.0, 0.0)
+    eta: Range = (0.0, 0.0)
+    doublet: float = 0.0
+    line_jitter: float = 0.0
+    debye_waller: float = 0.0
+    impurity: float = 0.0
+    impurity_probability: float = 0.0
+    background: float = 0.0
+    noise: Range = (0.0, 0.0)
+    window: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -105,13 +107,10 @@ class Augmentation:
         if not 0 <= self.eta[0] <= self.eta[1] <= 1:
             raise ValueError(f"augmentation: eta is {self.eta}; it lies between 0 and 1")
 
-    @classmethod
-    def off(cls) -> Augmentation:
-        """Every change switched off."""
-        none = (0.0, 0.0)
-        return cls(
-            **{f.name: none if isinstance(f.default, tuple) else 0.0 for f in fields(cls)}  # type: ignore[arg-type]
-        )
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed at all."""
+        return self != Augmentation()
 
     @property
     def has_impurity(self) -> bool:

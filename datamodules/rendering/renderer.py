@@ -92,7 +92,7 @@ class Renderer:
     Args:
         grid: The model's grid.
         shape: Peaks where no augmentation draws other ones.
-        augmentation: Ranges of the random changes in training.
+        augmentation: Ranges of the random changes in training; none without it.
         strain_powers: Of each target, n where a strain ε turns its value into value · (1 + ε)ⁿ:
             3 for a volume, -3 for a density, 0 for what keeps its label. Empty: all keep theirs.
     """

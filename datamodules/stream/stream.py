@@ -58,7 +58,7 @@ def number_copies(rows: np.ndarray) -> np.ndarray:
         rows: Row numbers, copies next to each other, shape (n,).
 
     Returns:
-        Numbers that equal the rows' where there is one copy, and that `Rows` serves, (n,).
+        Numbers that equal the rows' where there is one copy, and that `Batches` serves, (n,).
     """
     position = np.arange(len(rows))
     is_first = np.diff(rows, prepend=-1) != 0
@@ -66,7 +66,7 @@ def number_copies(rows: np.ndarray) -> np.ndarray:
     return rows + (copy << _COPY_BITS)
 
 
-class Rows(Dataset[Batch]):
+class Batches(Dataset[Batch]):
     """Serves whole batches of a collection's rows.
 
     Args:
@@ -213,7 +213,7 @@ class Stream:
 
     def __init__(
         self,
-        dataset: Rows,
+        dataset: Batches,
         rows: np.ndarray,
         global_batch_size: int,
         *,

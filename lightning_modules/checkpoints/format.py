@@ -63,7 +63,7 @@ def describe(task: "Task") -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "task": public_name(type(task)),
-        "arguments": plain(task.arguments()),
+        "arguments": plain(task.constructed_with),
     }
 
 
@@ -206,9 +206,11 @@ def check_same_task(
     made_by = _PRIVATE_NAMES.get(saved["task"], saved["task"])
     if made_by != ours["task"]:
         raise ValueError(f"{path}: was made by task {made_by}, the recipe has {ours['task']}")
+    # What an older version did not know yet has the value that it has here by default.
+    given = plain(type(task).arguments(**_typed(type(task), saved["arguments"])))
     _refuse_differences(
         path,
-        {k: v for k, v in saved["arguments"].items() if names is None or k in names},
+        {k: v for k, v in given.items() if names is None or k in names},
         {k: v for k, v in ours["arguments"].items() if names is None or k in names},
     )
 

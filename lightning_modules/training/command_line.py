@@ -41,6 +41,13 @@ from lightning_modules.training.callbacks.every_run import (
     write_json,
 )
 
+#: What every run has, unless it says otherwise: steps are counted, not epochs.
+INVARIANTS = {
+    "max_epochs": -1,  # `trainer.max_steps` ends a run
+    "check_val_every_n_epoch": None,  # validations come every `val_check_interval` steps
+    "num_sanity_val_steps": 1,
+    "use_distributed_sampler": False,  # the stream shares out its batches itself
+}
 #: Keys of the saved configuration that belong to one start, not to the run.
 _OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
 
@@ -170,7 +177,7 @@ class XxactCLI(LightningCLI):
                 self.checkpoint,
                 checkpoints.read(self.checkpoint),
                 self.model,
-                None if self.subcommand == "fit" else self.model.shaping_arguments(),
+                None if self.subcommand == "fit" else set(self.model.shaping),
             )
         given = self._get(self.config_init, "trainer")
         folder = self._of("run")
@@ -295,6 +302,7 @@ def main(args: Sequence[str]) -> None:
         XRDDataModule,
         subclass_mode_model=True,
         save_config_callback=None,
+        trainer_defaults=INVARIANTS,
         seed_everything_default=0,
         parser_class=Parser,
         parser_kwargs={"parser_mode": "omegaconf+"},

@@ -22,7 +22,7 @@ from datamodules.batch import (
     Batch,
 )
 from datamodules.grid import Grid
-from datamodules.rendering.augmentation import Perturbation
+from datamodules.rendering.augmentation import Augmentation, Perturbation
 from datamodules.rendering.peaks import (
     PeakShape,
 )
@@ -30,6 +30,25 @@ from datamodules.rendering.renderer import Renderer
 
 GRID = Grid()
 WAVELENGTH = GRID.wavelength
+#: Every random change at once.
+EVERYTHING = Augmentation(
+    strain=0.01,
+    zero_shift=0.1,
+    displacement=0.0005,
+    crystallite_size=(200.0, 2000.0),
+    caglioti_u=(0.0, 0.03),
+    caglioti_v=(-0.02, 0.0),
+    caglioti_w=(0.01, 0.03),
+    eta=(0.0, 1.0),
+    doublet=0.5,
+    line_jitter=0.2,
+    debye_waller=1.0,
+    impurity=0.1,
+    impurity_probability=0.1,
+    background=0.05,
+    noise=(1e3, 1e5),
+    window=5.0,
+)
 
 
 def make_batch(*rows: tuple[list[float], list[float]], index: list[int] | None = None) -> Batch:

@@ -29,6 +29,7 @@ from datamodules.rendering.peaks import (
 )
 from datamodules.rendering.renderer import Renderer
 from tests.datamodules.patterns import (
+    EVERYTHING,
     GRID,
     WAVELENGTH,
     add_impurity,
@@ -211,7 +212,7 @@ def test_a_window_marks_what_it_cuts_and_scales_by_the_rest() -> None:
 
 
 def test_augmentation_follows_from_seed_epoch_and_material() -> None:
-    renderer = Renderer(GRID)
+    renderer = Renderer(GRID, augmentation=EVERYTHING)
     batch = random_batch()
     first = renderer(batch, augment=True)[XRD]
     assert torch.equal(renderer(batch, augment=True)[XRD], first)
@@ -225,7 +226,7 @@ def test_augmentation_follows_from_seed_epoch_and_material() -> None:
 
 
 def test_drawn_numbers_fill_their_ranges() -> None:
-    how = Augmentation()
+    how = EVERYTHING
     n = 4000
     p = draw(how, torch.tensor(0), torch.tensor(0), torch.arange(n))
     for name, (low, high) in {
@@ -256,7 +257,7 @@ def test_drawn_numbers_fill_their_ranges() -> None:
 
 def test_everything_off_is_the_plain_pattern() -> None:
     batch = random_batch()
-    renderer = Renderer(GRID, augmentation=Augmentation.off())
+    renderer = Renderer(GRID, augmentation=Augmentation())
     plain = renderer(batch, augment=False)
     for key, value in renderer(batch, augment=True).items():
         assert torch.equal(value, plain[key])
@@ -264,12 +265,12 @@ def test_everything_off_is_the_plain_pattern() -> None:
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Augmentation)])
 def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
-    on = {name: getattr(Augmentation(), name)}
+    on = {name: getattr(EVERYTHING, name)}
     if name.startswith("impurity"):
         on = {"impurity": 0.3, "impurity_probability": 1.0}
     batch = random_batch()
     batch = add_impurity(batch, 2, *one(33.0))
-    how = dataclasses.replace(Augmentation.off(), **on)
+    how = Augmentation(**on)
     got = Renderer(GRID, augmentation=how)(batch, augment=True)
     plain = Renderer(GRID)(batch, augment=False)
     assert torch.isfinite(got[XRD]).all()
@@ -300,7 +301,7 @@ def test_labels_of_the_cell_follow_its_strain() -> None:
     n = len(batch[INDEX])
     batch[TARGETS] = torch.tensor([10.0, 4.0, -1.0]).repeat(n, 1)
     batch[TARGETS][0, 0] = torch.nan
-    how = dataclasses.replace(Augmentation.off(), strain=0.02)
+    how = Augmentation(strain=0.02)
     renderer = Renderer(GRID, augmentation=how, strain_powers=(3, -3, 0))
     volume, density, energy = renderer(batch, augment=True)[TARGETS].unbind(1)
     strain = draw(how, batch[SEED], batch[EPOCH], batch[INDEX]).strain
@@ -318,7 +319,7 @@ def test_a_profile_is_not_strained_nor_is_its_label() -> None:
     batch[PROFILE] = torch.full((n, GRID.n_points), torch.nan, dtype=torch.float16)
     batch[PROFILE][1] = 1.0
     batch[TARGETS] = torch.full((n, 1), 10.0)
-    how = dataclasses.replace(Augmentation.off(), strain=0.02)
+    how = Augmentation(strain=0.02)
     volume = Renderer(GRID, augmentation=how, strain_powers=(3,))(batch, augment=True)[TARGETS]
     assert volume[1, 0] == 10.0
     assert (volume[[0, 2], 0] != 10.0).all()

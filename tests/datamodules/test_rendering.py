@@ -28,6 +28,7 @@ from datamodules.rendering.peaks import (
 )
 from datamodules.rendering.renderer import Renderer
 from tests.datamodules.patterns import (
+    EVERYTHING,
     GRID,
     WAVELENGTH,
     add_impurity,
@@ -187,7 +188,7 @@ def test_rendering_never_reads_a_value_back_from_the_device(augment: bool) -> No
     batch[PROFILE] = torch.zeros(6, GRID.n_points, dtype=torch.float16)
     batch[IMPURITY_PROFILE] = torch.zeros(1, GRID.n_points, dtype=torch.float16)
     on_meta = {key: value.to("meta") for key, value in batch.items()}
-    rendered = Renderer(GRID)(on_meta, augment=augment)
+    rendered = Renderer(GRID, augmentation=EVERYTHING)(on_meta, augment=augment)
     assert rendered[XRD].device.type == rendered[MEASURED].device.type == "meta"
     assert rendered[XRD].shape == (6, GRID.n_points)
 
@@ -197,7 +198,7 @@ def test_a_gpu_renders_the_same() -> None:
     batch = random_batch()
     on_gpu = {key: value.cuda() for key, value in batch.items()}
     for augment in (False, True):
-        expected = Renderer(GRID)(batch, augment=augment)
-        got = Renderer(GRID)(on_gpu, augment=augment)
+        expected = Renderer(GRID, augmentation=EVERYTHING)(batch, augment=augment)
+        got = Renderer(GRID, augmentation=EVERYTHING)(on_gpu, augment=augment)
         torch.testing.assert_close(got[XRD].cpu(), expected[XRD], atol=5e-3, rtol=0)
         assert torch.equal(got[MEASURED].cpu(), expected[MEASURED])

@@ -14,6 +14,7 @@ from datamodules.batch import EPOCH, INDEX, WEIGHT, XRD, Batch
 from datamodules.grid import Grid
 from datamodules.rendering.peaks import PeakShape
 from datamodules.xrd_datamodule import XRDDataModule
+from tests.datamodules.patterns import EVERYTHING
 from tests.factories import make_store
 
 GRID = Grid(10.0, 60.0, 0.25)
@@ -29,7 +30,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 def make_data(store: str, **changes: Any) -> XRDDataModule:
     """81 training rows: 10 batches of 8 and a tail of 1."""
     return XRDDataModule(
-        [store], grid=GRID, peaks=PeakShape(0.7), **{"global_batch_size": 8, **changes}
+        [store],
+        **{
+            "grid": GRID,
+            "peaks": PeakShape(0.7),
+            "augmentation": EVERYTHING,
+            "global_batch_size": 8,
+            **changes,
+        },
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,9 @@ from datamodules.rendering.augmentation import Augmentation
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig
-from datamodules.stream.stream import Rows, Stream, check_world_size, choose_impurities
+from datamodules.stream.stream import Batches, Stream, check_world_size, choose_impurities
 from datamodules.xrd_datamodule import XRDDataModule
+from tests.datamodules.patterns import EVERYTHING
 from tests.factories import make_store
 
 N = 53
@@ -53,7 +55,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_stream(folder: Path, batch: int = 12, train: bool = True, **changes: Any) -> Stream:
-    dataset = Rows(Collection([folder]), ["band_gap"], 6, seed=3)
+    dataset = Batches(Collection([folder]), ["band_gap"], 6, seed=3)
     return Stream(dataset, np.arange(N)[::-1].copy(), batch, train=train, seed=3, **changes)
 
 
@@ -96,7 +98,7 @@ def test_every_row_is_in_some_epoch(folder: Path) -> None:
 def test_epochs_have_other_orders_and_seeds_too(folder: Path) -> None:
     stream = make_stream(folder)
     assert indices(stream) != indices(stream)
-    other = Stream(Rows(Collection([folder]), [], 6, 4), np.arange(N), 12, train=True, seed=4)
+    other = Stream(Batches(Collection([folder]), [], 6, 4), np.arange(N), 12, train=True, seed=4)
     assert indices(make_stream(folder)) != indices(other)
 
 
@@ -196,7 +198,7 @@ def test_reading_draws_nothing_from_torchs_generator(folder: Path) -> None:
 
 
 def test_datasets_pickle_small_and_serve_the_same(folder: Path) -> None:
-    dataset = Rows(Collection([folder]), ["band_gap"], 6, seed=3)
+    dataset = Batches(Collection([folder]), ["band_gap"], 6, seed=3)
     request = (0, np.array([5, 50, 0]), 3)
     first = dataset.__getitems__(request)
     data = pickle.dumps(dataset)
@@ -228,7 +230,7 @@ def test_impurities_follow_from_the_material_not_from_its_batch() -> None:
     assert dict(zip(shuffled[slots2], partners2, strict=True)) == dict(
         zip(slots, partners, strict=True)
     )
-    assert len(choose_impurities(1, 2, rows, Augmentation.off(), pool)[0]) == 0
+    assert len(choose_impurities(1, 2, rows, Augmentation(), pool)[0]) == 0
     everyone = Augmentation(impurity_probability=1.0)
     assert len(choose_impurities(1, 2, rows, everyone, pool)[0]) == 400
 
@@ -241,10 +243,10 @@ def make_data(*folders: Path, **changes: Any) -> XRDDataModule:
 
 
 def test_augmentation_does_not_depend_on_rank_or_workers(large: Path) -> None:
-    how = Augmentation(impurity_probability=0.5)
+    how = dataclasses.replace(EVERYTHING, impurity_probability=0.5)
     data = make_data(large, augmentation=how)
     train = data.rows("train")
-    dataset = Rows(data.collection, [], 6, 0, (how, train))
+    dataset = Batches(data.collection, [], 6, 0, (how, train))
     alone = Stream(dataset, train, 8, train=True)
     halves = [Stream(dataset, train, 8, train=True, rank=r, world_size=2) for r in range(2)]
     some_impurity = 0
@@ -258,6 +260,14 @@ def test_augmentation_does_not_depend_on_rank_or_workers(large: Path) -> None:
         )
         assert torch.equal(torch.cat([g[MEASURED] for g in got]), expected[MEASURED])
     assert some_impurity
+
+
+def test_a_recipe_names_what_is_changed_at_random(large: Path) -> None:
+    assert not make_data(large).augmentation.is_on
+    assert make_data(large, augmentation=EVERYTHING).augmentation == EVERYTHING
+    assert not make_data(large, augmentation=EVERYTHING, augment=False).augmentation.is_on
+    with pytest.raises(ValueError, match=r"data\.augment is true, but no range"):
+        make_data(large, augment=True)
 
 
 def test_a_batch_has_the_promised_shapes(large: Path) -> None:

@@ -41,7 +41,7 @@ def last(run: Path) -> dict[str, Any]:
     ("recipe", "more"),
     [
         ("pretrain_contrastive", []),
-        ("pretrain_both", []),
+        ("pretrain_masked_contrastive", []),
         ("regression", ["--data.targets=[formation_energy,band_gap]"]),
     ],
 )

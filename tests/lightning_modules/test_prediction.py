@@ -249,7 +249,7 @@ def test_an_exported_backbone_starts_a_run_and_refuses_another_shape(
 
 
 def test_pretraining_of_either_kind_starts_a_regression(store: Path, tmp_path: Path) -> None:
-    for recipe in ("pretrain_contrastive", "pretrain_both"):
+    for recipe in ("pretrain_contrastive", "pretrain_masked_contrastive"):
         first = tmp_path / recipe
         steps = ("--trainer.max_steps=2", "--trainer.val_check_interval=2")
         assert fit(store, first, *steps, recipe=recipe) == 0

@@ -18,6 +18,7 @@ from lightning_modules.backbone.linear import Linear
 from lightning_modules.base import Task
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.training.callbacks.compilation import Compile, parts
+from tests.datamodules.patterns import EVERYTHING
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import CONFIG, TASKS, make_task, task_batch
 
@@ -106,7 +107,7 @@ def test_rendering_waits_for_nothing_from_the_device() -> None:
     batch = task_batch() | lines
     del batch[keys.XRD], batch[keys.MEASURED]
     meta = {key: value.to("meta") for key, value in batch.items()}
-    rendered = Renderer(GRID)(meta, augment=True)
+    rendered = Renderer(GRID, augmentation=EVERYTHING)(meta, augment=True)
     assert rendered[keys.XRD].shape == (8, GRID.n_points)
 
 

@@ -16,6 +16,7 @@ from datamodules.store.store import Store
 from datamodules.stream.stream import Stream
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules.__main__ import main
+from tests.datamodules.patterns import EVERYTHING
 from tests.factories import make_material, make_store
 from tests.measured.patterns import angles, counts, simulate, write, xy
 
@@ -153,7 +154,12 @@ def test_copies_of_a_pattern_in_an_epoch_are_changed_each_in_its_own_way(tmp_pat
 
     def stream() -> tuple[XRDDataModule, Stream]:
         data = XRDDataModule(
-            [lab], grid=Grid(step=0.1), global_batch_size=6, repeat={lab + "/": 3}, split=split
+            [lab],
+            grid=Grid(step=0.1),
+            global_batch_size=6,
+            repeat={lab + "/": 3},
+            split=split,
+            augmentation=EVERYTHING,
         )
         return data, data.stream("train", train=True)
 
@@ -186,7 +192,7 @@ def test_a_backbone_is_adapted_to_a_lab_by_the_recipes(tmp_path: Path) -> None:
         main(
             [
                 "fit",
-                f"--config={ROOT / 'configs/pretrain_both.yaml'}",
+                f"--config={ROOT / 'configs/pretrain_masked_contrastive.yaml'}",
                 f"--config={ROOT / 'configs/augmentation/measured.yaml'}",
                 f"--data.stores=[{stores}]",
                 f"--data.repeat={{{tmp_path / 'lab'}: 3}}",

@@ -66,7 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"config": files, "set": small | values}
 
     pretraining = {
-        "recipes": {name: recipe(f"pretrain_{name}.yaml") for name in ("mxm", "both")},
+        "recipes": {
+            name: recipe(f"pretrain_{name}.yaml") for name in ("mxm", "masked_contrastive")
+        },
     }
     target = {"data.targets": ["formation_energy"]}
     common = {"folder": str(folder / "study"), "pretraining": pretraining}
@@ -94,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "representation": {
             "stores": [str(folder / "store")],
             "targets": ["formation_energy", "band_gap"],
-            "starts": ["mxm", "both"],
+            "starts": ["mxm", "masked_contrastive"],
             "map_materials": 12,
         },
     }
@@ -245,9 +247,9 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
     lines = capsys.readouterr().out.splitlines()
     pretrained = {x.split("/")[1] for x in lines if x.startswith("to do     pretraining/")}
     assert pretrained == {
-        "scaling": {"both"},
+        "scaling": {"masked_contrastive"},
         "scaling_mp": {"contrastive", "geometry"},
-    }.get(path.stem, {"mxm", "contrastive", "both", "geometry"})
+    }.get(path.stem, {"mxm", "contrastive", "masked_contrastive", "geometry"})
     assert len(lines) >= 8
     assert list(tmp_path.iterdir()) == []
 

@@ -55,7 +55,7 @@ class SplitBatches:
         self.collection.check_targets(list(targets))
         self.device, self.batch_size = torch.device(device), batch_size
         powers = [STRAIN_POWERS.get(name, 0) for name in targets]
-        self.renderer = Renderer(grid, peaks, Augmentation.off(), powers)
+        self.renderer = Renderer(grid, peaks, Augmentation(), powers)
         self._gatherer = Gatherer(
             self.collection.stores, list(targets), self.collection.max_elements
         )
