@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.grid import CU_K_ALPHA
+from datamodules.radiation import CU_K_ALPHA, lorentz_polarization
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig, assign, key_column, to_keys
 
@@ -53,12 +53,15 @@ def pattern_features(collection: Collection, rows: np.ndarray) -> np.ndarray:
     lines = Gatherer(collection.stores, [], collection.max_elements).gather(rows)
     sine = np.minimum(lines[LINE_Q] * CU_K_ALPHA / (4 * np.pi), 0.999)
     theta = np.arcsin(sine)
-    polarization = (1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta))
     row = np.repeat(np.arange(len(rows)), np.diff(lines[LINE_OFFSETS]))
     bin_ = np.digitize(np.degrees(2 * theta), EDGES) - 1
     inside = (bin_ >= 0) & (bin_ < len(EDGES) - 1)
     table = np.zeros((len(rows), len(EDGES) - 1))
-    np.add.at(table, (row[inside], bin_[inside]), (lines[LINE_INTENSITY] * polarization)[inside])
+    np.add.at(
+        table,
+        (row[inside], bin_[inside]),
+        (lines[LINE_INTENSITY] * lorentz_polarization(sine))[inside],
+    )
     return np.sqrt(table / table.max(axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 

@@ -25,6 +25,7 @@ from datamodules.formula import parse_formula
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.scan import parse_wavelength
 from datamodules.rendering.renderer import Renderer
+from datamodules.store.gathering import Gatherer
 from datamodules.store.splits import SplitConfig, assign
 from datamodules.store.store import Store
 from lightning_modules.inference.evidence import AlignedModel, pad_compositions
@@ -104,7 +105,9 @@ def find(compositions: list, formula: str) -> int | None:
 
 
 def rendered(store: Store, rows: np.ndarray, renderer: Renderer) -> dict[str, torch.Tensor]:
-    arrays = store.gather(rows) | {keys.INDEX: rows.astype(np.int64)}
+    arrays = Gatherer([store], [], store.manifest.max_elements).gather(rows) | {
+        keys.INDEX: rows.astype(np.int64)
+    }
     lines = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return renderer(lines, augment=False)
 

@@ -34,10 +34,10 @@ from datamodules.prepare.crystals.diffraction import (
     TWO_THETA_MIN,
     WAVELENGTH,
     diffraction_lines,
-    lorentz_polarization,
 )
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import Progress
+from datamodules.radiation import lorentz_polarization
 
 EDGES = (0, 5, 10, 20, 40, 10_000)
 
@@ -72,7 +72,9 @@ def main() -> None:
         pattern = calculator.get_pattern(structure, two_theta_range=(TWO_THETA_MIN, TWO_THETA_MAX))
         theirs = time.process_time() - start
         q_theirs = 4 * np.pi * np.sin(np.radians(np.array(pattern.x) / 2)) / WAVELENGTH
-        y_theirs = np.array(pattern.y) / lorentz_polarization(q_theirs)
+        y_theirs = np.array(pattern.y) / lorentz_polarization(
+            np.sin(np.radians(np.array(pattern.x) / 2))
+        )
         y = profile(q, intensity, Grid())[1]
         difference = np.abs(y - profile(q_theirs, y_theirs, Grid())[1]).max()
         return len(structure), float(np.median(times)), theirs, float(difference)

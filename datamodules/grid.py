@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-CU_K_ALPHA = 1.54184
-"""Intensity-weighted mean wavelength of copper's Kα doublet, Å (the value pymatgen uses)."""
+from datamodules.radiation import CU_K_ALPHA
 
 _MAX_POINTS = 1_000_000
 

@@ -19,6 +19,7 @@ from datamodules.measured.corrections.background import estimate_background
 from datamodules.measured.corrections.kalpha2 import strip_kalpha2
 from datamodules.measured.corrections.widths import typical_width, widen
 from datamodules.measured.scan import PatternError, Scan, Wavelength
+from datamodules.radiation import lorentz_polarization
 
 _LARGEST_GAP = 0.25
 """Degrees; what lies between points further apart (and than four steps) was not measured."""
@@ -274,7 +275,8 @@ def _factor(
     sine = np.sin(theta_new) * wavelength.mean / grid.wavelength
     theta = np.arcsin(np.clip(sine, 0.0, 1.0 - 1e-9))
     jacobian = np.cos(theta_new) / (1.0 if scan.axis == "q" else np.cos(theta))
-    ratio = _lorentz_polarization(theta_new, new) / _lorentz_polarization(theta, polarization)
+    measured, model = np.sin(theta), np.sin(theta_new)
+    ratio = lorentz_polarization(model, new) / lorentz_polarization(measured, polarization)
     if math.isclose(wavelength.mean, grid.wavelength, rel_tol=1e-3) and scan.axis == "two_theta":
         if polarization != new:
             notes.append(f"polarization {polarization:g} converted to the model's, {new:g}")
@@ -285,14 +287,6 @@ def _factor(
         )
     factor: np.ndarray = jacobian * ratio
     return factor / factor.max()
-
-
-def _lorentz_polarization(theta: np.ndarray, polarization: float) -> np.ndarray:
-    """As `datamodules.rendering.peaks.lorentz_polarization`, of θ in radians, without torch."""
-    value: np.ndarray = (1.0 + polarization * np.cos(2.0 * theta) ** 2) / (
-        (1.0 + polarization) * np.sin(theta) ** 2 * np.cos(theta)
-    )
-    return value
 
 
 def _window_text(measured: np.ndarray, grid: Grid) -> str:

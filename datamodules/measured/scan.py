@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from datamodules.radiation import ANODES
+
 MAX_POINTS = 1_000_000
 """More points than any powder scan has; a file that claims more is damaged."""
 
@@ -69,19 +71,6 @@ class Wavelength:
         if len(self.lines) > 1:
             text += " (mean of " + ", ".join(f"{x:.5f} × {w:g}" for x, w in self.lines) + ")"
         return f"{text} from {self.source}"
-
-
-#: Names that a user may give in place of numbers: Kα1, Kα2 in Å.
-#: Source: Bearden, Rev. Mod. Phys. 39 (1967) 78, on the scale of the International Tables, vol. C.
-ANODES = {
-    "Cr": (2.28973, 2.29365),
-    "Fe": (1.93608, 1.94002),
-    "Co": (1.78900, 1.79289),
-    "Ni": (1.65794, 1.66178),
-    "Cu": (1.54059, 1.54443),
-    "Mo": (0.70932, 0.71361),
-    "Ag": (0.55942, 0.56381),
-}
 
 
 def parse_wavelength(text: str) -> Wavelength:

@@ -18,47 +18,11 @@ from datamodules.prepare.sources.cif_folder import CifFolderSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.prototypes import SUBSTITUTES, PrototypeSource
 from datamodules.prepare.sources.source import Source, SourceError, Target
-from datamodules.store.store import REJECTED, STRUCTURE_TARGETS, StoreError
-
-UNITS = {
-    "formation_energy": "eV/atom",
-    "band_gap": "eV",
-    "hull_distance": "eV/atom",
-    "electrostatic_energy": "eV/atom",
-}
-"""Units of the canonical targets, where the user gives none."""
+from datamodules.prepare.targets import parse_targets
+from datamodules.store.store import REJECTED, StoreError
 
 DOWNLOADS = Path("data/downloads")
 """Where downloaded files are kept, under the current folder."""
-
-_COLUMNS = {
-    "id", "formula", "formula_key", "system_key", "elements", "fractions", "q", "intensity",
-    "profile", "space_group", *STRUCTURE_TARGETS,
-}  # fmt: skip
-
-
-def parse_targets(text: str) -> tuple[Target, ...]:
-    """Reads labels given as COLUMN[=NAME][:UNIT],….
-
-    Raises:
-        SourceError: if a target cannot be read, or two have one name.
-    """
-    targets: list[Target] = []
-    for item in filter(None, (item.strip() for item in text.split(","))):
-        rest, _, unit = item.partition(":")
-        column, _, name = (piece.strip() for piece in rest.partition("="))
-        name = name or column
-        if not column:
-            raise SourceError(f"--targets: '{item}' names no column; write COLUMN[=NAME][:UNIT]")
-        if name in _COLUMNS:
-            raise SourceError(
-                f"--targets: '{name}' is a column of every store; give it another name: "
-                f"{column}=NAME"
-            )
-        if name in [target.name for target in targets]:
-            raise SourceError(f"--targets: '{name}' is named twice")
-        targets.append(Target(column, name, unit.strip() or UNITS.get(name, "")))
-    return tuple(targets)
 
 
 def _parser() -> ArgumentParser:

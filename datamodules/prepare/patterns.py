@@ -25,6 +25,7 @@ from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_
 from datamodules.measured.scan import wavelength_of_row
 from datamodules.prepare.crystals.crystal import reduced_formula
 from datamodules.prepare.sources.source import SourceError, Target
+from datamodules.prepare.targets import parse_targets
 from datamodules.store.store import (
     MAX_SHARD_ROWS,
     REJECTED,
@@ -230,8 +231,6 @@ def _plain(options: Options) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Runs `xxact prepare patterns`."""
-    from datamodules.prepare.command_line import parse_targets
-
     parser = ArgumentParser(
         prog="xxact prepare patterns",
         description="Turns a folder of measured patterns into a store of dense profiles on the "

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datamodules.radiation import ANODES, CU_K_ALPHA
 from datamodules.rendering.augmentation import N_BACKGROUND
 
 SCHERRER_CONSTANT = 0.9
 
-KA1_RATIO = 1.54056 / 1.54184
+KA1_RATIO = ANODES["Cu"][0] / CU_K_ALPHA
 """λ(Kα1) over the doublet's mean for copper; Kα2, at half the intensity, follows from the mean."""
 KA2_RATIO = 3.0 - 2.0 * KA1_RATIO
 
@@ -43,18 +44,6 @@ class PeakShape:
             raise ValueError(f"peak shape: eta is {self.eta}; it lies between 0 and 1")
         if not 0 <= self.polarization <= 1:
             raise ValueError(f"peak shape: polarization is {self.polarization}; it lies in 0 to 1")
-
-
-def lorentz_polarization(two_theta: Tensor, polarization: float = 1.0) -> Tensor:
-    """(1 + P cos²2θ) / ((1 + P) sin²θ cos θ) of angles in degrees; any shape.
-
-    Source: Pecharsky & Zavalij, Fundamentals of Powder Diffraction, 2nd ed., ch. 8.
-    """
-    theta = torch.deg2rad(two_theta / 2.0)
-    cos_2theta = torch.cos(2.0 * theta)
-    return (1.0 + polarization * cos_2theta**2) / (
-        (1.0 + polarization) * torch.sin(theta) ** 2 * torch.cos(theta)
-    )
 
 
 def peak_fwhm(

@@ -36,12 +36,12 @@ from datamodules.batch import (
     Batch,
 )
 from datamodules.grid import Grid
+from datamodules.radiation import lorentz_polarization
 from datamodules.randomness import normal, normal_at
 from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
 from datamodules.rendering.peaks import (
     PeakShape,
     background_profile,
-    lorentz_polarization,
     peak_fwhm,
     quintic_spline,
     split_doublet,
@@ -49,6 +49,8 @@ from datamodules.rendering.peaks import (
 
 _PAD_DEGREES = 5.0
 """Room for lines beyond either end whose tails reach into the window."""
+#: Sine of 89.5°: keeps the intensity factor of lines near 180° finite.
+_LARGEST_SINE = math.sin(math.radians(89.5))
 _MIN_FWHM_STEPS = 2.5
 """A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
 _ROUNDING = 4e-7
@@ -202,7 +204,7 @@ class Renderer:
         sine = q * (self.grid.wavelength / (4.0 * math.pi))
         two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
         # A line beyond 180° does not exist; the clamp keeps its LP factor finite.
-        lp = lorentz_polarization(two_theta.clamp(max=179.0), self.shape.polarization)
+        lp = lorentz_polarization(sine.clamp(max=_LARGEST_SINE), self.shape.polarization)
         area = torch.where(sine < 1.0, area * lp, 0.0)
         if is_impurity is not None and changes.impurity is not None:
             area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)

@@ -352,15 +352,6 @@ class Store:
                 return int(self.starts[number]) + local
         raise StoreError(f"{self.folder}: no material '{identifier}'; see the store's column `id`")
 
-    def gather(
-        self, rows: np.ndarray, targets: Sequence[str] = (), max_elements: int | None = None
-    ) -> dict[str, np.ndarray]:
-        """The batch of some rows, in any order; see `datamodules.store.gathering.Gatherer`."""
-        from datamodules.store.gathering import Gatherer  # Compiles: `prepare` need not pay for it.
-
-        most = max_elements or self.manifest.max_elements
-        return Gatherer([self], list(targets), most).gather(rows)
-
     def verify(self) -> None:
         """Compares every shard with its checksum.
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def assert_same(a: Material, b: Material) -> None:
         assert a.targets[name] == (None if expected is None else pytest.approx(expected, rel=1e-6))
 
 
+def gather(
+    store: Store, rows: np.ndarray, targets: Sequence[str] = (), max_elements: int | None = None
+) -> dict[str, np.ndarray]:
+    """A batch of one store."""
+    slots = max_elements or store.manifest.max_elements
+    return Gatherer([store], list(targets), slots).gather(rows)
+
+
 def test_a_store_gives_back_what_was_written(store: Store) -> None:
     assert len(store) == N
     for row in range(N):
@@ -69,14 +78,14 @@ def test_a_missing_label_is_null_in_the_file_and_nan_in_the_batch(store: Store) 
     ]
     assert nulls == missing
     assert np.isnan(store.column("band_gap")).tolist() == missing
-    batch = store.gather(np.arange(N), ["band_gap"])
+    batch = gather(store, np.arange(N), ["band_gap"])
     assert np.isnan(batch[TARGETS][:, 0]).tolist() == missing
 
 
 def test_gather_equals_reading_row_by_row(store: Store) -> None:
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(N), 2))
     targets = ["density", "formation_energy", "unknown", "band_gap", "volume_per_atom"]
-    batch = store.gather(rows, targets, max_elements=6)
+    batch = gather(store, rows, targets, max_elements=6)
     offsets = batch[LINE_OFFSETS]
     assert offsets[0] == 0
     assert offsets[-1] == len(batch[LINE_Q]) == len(batch[LINE_INTENSITY])
@@ -103,11 +112,11 @@ def test_gather_equals_reading_row_by_row(store: Store) -> None:
 @pytest.mark.parametrize("rows", [[-1], [N], [0, N + 5]])
 def test_gather_refuses_rows_outside_the_store(store: Store, rows: list[int]) -> None:
     with pytest.raises(IndexError):
-        store.gather(np.array(rows))
+        gather(store, np.array(rows))
 
 
 def test_an_empty_batch_is_allowed(store: Store) -> None:
-    batch = store.gather(np.empty(0, np.int64), ["band_gap"])
+    batch = gather(store, np.empty(0, np.int64), ["band_gap"])
     assert batch[ELEMENTS].shape[0] == 0
     assert batch[LINE_OFFSETS].tolist() == [0]
 
@@ -116,7 +125,7 @@ def test_dense_profiles_are_gathered_to_the_bit(tmp_path: Path) -> None:
     grid = Grid(10, 60, 0.1)
     dense = make_store(tmp_path, 20, layout="profile", grid=grid, rows_per_shard=6)
     rows = np.array([19, 0, 7, 7])
-    got = dense.gather(rows)[PROFILE]
+    got = gather(dense, rows)[PROFILE]
     assert got.shape == (4, 500)
     for b, row in enumerate(rows):
         assert np.array_equal(got[b], dense.material(int(row)).profile, equal_nan=True)
@@ -153,7 +162,7 @@ def test_columns_are_views_of_the_mapped_file(store: Store) -> None:
 
 
 def test_stores_pickle_as_their_path(store: Store) -> None:
-    store.gather(np.array([1]))
+    gather(store, np.array([1]))
     data = pickle.dumps(store)
     assert len(data) < 300
     assert_same(pickle.loads(data).material(3), store.material(3))
@@ -261,7 +270,7 @@ def test_several_stores_are_one_with_targets_merged_by_name(tmp_path: Path) -> N
     names = ["formation_energy", "band_gap"]
     got = Gatherer(both.stores, names, 6).gather(rows)
     for i, (store, row) in enumerate([(b, 15), (a, 3), (b, 0), (a, 29)]):
-        alone = store.gather(np.array([row]), names, 6)
+        alone = gather(store, np.array([row]), names, 6)
         assert np.array_equal(got[ELEMENTS][i], alone[ELEMENTS][0])
         assert np.array_equal(got[TARGETS][i], alone[TARGETS][0], equal_nan=True)
         lines = slice(got[LINE_OFFSETS][i], got[LINE_OFFSETS][i + 1])

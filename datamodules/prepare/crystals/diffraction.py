@@ -18,15 +18,17 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from datamodules.prepare.crystals.crystal import Crystal
+from datamodules.radiation import CU_K_ALPHA, lorentz_polarization
 
-WAVELENGTH = 1.54184
-"""Å, Cu Kα as in pymatgen; it only sets the window, the limits and the LP factor."""
+WAVELENGTH = CU_K_ALPHA
+"""Å; it only sets the window, the limits and the Lorentz–polarization factor."""
 TWO_THETA_MIN = 4.0
 """Degrees; wider than 5–90°, so that strain and zero shift never pull in an empty edge."""
 TWO_THETA_MAX = 95.0
@@ -36,6 +38,7 @@ MIN_RELATIVE_INTENSITY = 1e-5
 """Of the strongest line, after Lorentz–polarization."""
 
 Float = NDArray[np.float64]
+_lorentz_polarization: Any = njit(cache=True)(lorentz_polarization)
 Int = NDArray[np.int64]
 
 # Steps of s² in the table of atomic scattering factors; the cubic then errs by less than 1e-8 Z.
@@ -99,20 +102,6 @@ def _scattering_table(s2_max: float) -> tuple[Float, float]:
             [f0, d0, 3 * (f1 - f0) - 2 * d0 - d1, 2 * (f0 - f1) + d0 + d1], axis=-1
         )
     return table, step
-
-
-def lorentz_polarization(q: Float, wavelength: float = WAVELENGTH) -> Float:
-    """The factor (1 + cos² 2θ) / (sin² θ cos θ) of an unpolarised tube.
-
-    Args:
-        q: Scattering vectors in Å⁻¹, any shape, below 4π / λ.
-        wavelength: Å.
-
-    Returns:
-        The factor, the shape of `q`. Source: De Graef & McHenry, chapter 12.
-    """
-    theta = np.arcsin(np.asarray(q, dtype=np.float64) * wavelength / (4 * np.pi))
-    return (1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta))
 
 
 def diffraction_lines(
@@ -383,8 +372,8 @@ def _merged(
             i += 1
         g = weighted / weight
         sine = g * wavelength / 2
-        cos_two_theta = 1 - 2 * sine * sine
-        lp = (1 + cos_two_theta**2) / (sine * sine * np.sqrt(1 - sine * sine))
+        # Twice the factor, as pymatgen has it: without the 1 / (1 + P) of an unpolarised tube.
+        lp = 2 * _lorentz_polarization(sine, 1.0)
         q[count], total[count], after[count] = 2 * np.pi * g, weight, weight * lp
         strongest = max(strongest, after[count])
         count += 1
