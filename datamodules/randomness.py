@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     SCALE = 11
     MODALITY = 12
     POOL = 13
+    PAIR = 14
     STRAIN = 20
     ZERO_SHIFT = 21
     DISPLACEMENT = 22

@@ -16,7 +16,10 @@ from datamodules.randomness import Purpose, uniform
 from datamodules.randomness import keys as random_keys
 from lightning_modules.backbone import BackboneConfig, BackboneOutput, VisiblePatches
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.metrics.evaluation import Predictions, Table, report
+from lightning_modules.metrics.bootstrap import DRAWS
+from lightning_modules.metrics.evaluation import report
+from lightning_modules.metrics.predictions import Predictions, Table
+from lightning_modules.metrics.within import check_tolerances
 from lightning_modules.objectives.distributed import mean_over_ranks
 from lightning_modules.objectives.losses import laplace_loss
 from lightning_modules.objectives.targets import Prediction, Targets
@@ -48,6 +51,9 @@ class Regression(Task):
             that is given nothing else (docs/results.md).
         spread_beta: 1 trains the prediction by the absolute error, 0 by the Laplace likelihood.
         confidence: Probability with which an interval contains the label.
+        pair_tolerance: By target, in its unit: pairs of structures of one formula whose labels
+            are not further apart do not count among those ranked rightly; null: by unit
+            (docs/tasks.md).
         freeze: Parts that are not trained, such as `backbone.composition`.
         init_from: A checkpoint whose backbone weights to start from.
     """
@@ -66,6 +72,7 @@ class Regression(Task):
         composition_weight: float = 1.0,
         spread_beta: float = 1.0,
         confidence: float = 0.9,
+        pair_tolerance: dict[str, float] | None = None,
         freeze: Sequence[str] = (),
         init_from: str | None = None,
     ) -> None:
@@ -83,6 +90,8 @@ class Regression(Task):
             raise ValueError(f"composition_weight is {composition_weight}: must be 0 or more")
         if not 0.0 < confidence < 1.0:
             raise ValueError(f"confidence is {confidence}: must lie between 0 and 1")
+        check_tolerances(pair_tolerance, list(targets))
+        self.pair_tolerance = pair_tolerance
         self.modalities = sorted(modalities)
         self.modality_dropout = modality_dropout if len(modalities) == 2 else 0.0
         self.composition_weight = composition_weight if len(modalities) == 2 else 0.0
@@ -197,14 +206,8 @@ class Regression(Task):
     def collect(self, batch: Batch, into: Predictions) -> None:
         """Add a batch's predictions in every mode to a table."""
         predicted = [self.predict(batch, mode) for mode in self.modes]
-        into.update(
-            batch[keys.INDEX],
-            batch[keys.ELEMENTS],
-            batch[keys.TARGETS],
-            torch.stack([p.value for p in predicted], dim=1),
-            torch.stack([p.spread for p in predicted], dim=1),
-            batch[keys.WEIGHT] > 0,
-        )
+        value_BMT = torch.stack([p.value for p in predicted], dim=1)
+        into.update(batch, value_BMT, torch.stack([p.spread for p in predicted], dim=1))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect predictions."""
@@ -215,7 +218,9 @@ class Regression(Task):
         stage = "test" if self.trainer.testing else "val"
         self.table = self.predictions.table()
         self.predictions.reset()
-        for name, value in report(self.table, list(self.modes), self.targets).items():
+        draws = DRAWS if self.trainer.testing else 0
+        values = report(self.table, list(self.modes), self.targets, self.pair_tolerance, draws)
+        for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=f"{stage}/{name}" == self.monitor)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

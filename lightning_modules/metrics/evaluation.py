@@ -1,20 +1,20 @@
-"""Predictions beside their labels, and what follows from them: errors, coverage, families.
+"""What a regression is judged by: errors, also within formulas, coverage; by groups of materials.
 
 Shapes: N materials, E element slots, M modes (what the model was given), T targets.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
-from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.elements import ATOMIC_NUMBERS
+from lightning_modules.metrics import within
+from lightning_modules.metrics.conformal import coverage
+from lightning_modules.metrics.predictions import Table
 from lightning_modules.objectives.targets import Prediction, Targets
 
 #: A compound belongs to the first family one of whose elements it contains.
@@ -26,69 +26,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "hydride, boride, carbide or silicide": ("H", "B", "C", "Si"),
 }
 INTERMETALLIC = "intermetallic"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Predictions of a split, in the order of the store's rows; physical units.
-
-    Attributes:
-        index: Row numbers, (N,).
-        elements: Atomic numbers, 0 for padding, (N, E).
-        target: Labels, NaN where missing, (N, T).
-        value: Predictions, (N, M, T).
-        spread: Their spreads (expected absolute errors), (N, M, T).
-    """
-
-    index: Tensor
-    elements: Tensor
-    target: Tensor
-    value: Tensor
-    spread: Tensor
-
-
-class Predictions(Metric):
-    """Collects predictions of all ranks for a `Table`."""
-
-    full_state_update = False
-    index: list[Tensor]
-    elements: list[Tensor]
-    target: list[Tensor]
-    value: list[Tensor]
-    spread: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("index", "elements", "target", "value", "spread"):
-            self.add_state(name, [], dist_reduce_fx="cat")
-
-    def update(
-        self,
-        index_B: Tensor,
-        elements_BE: Tensor,
-        target_BT: Tensor,
-        value_BMT: Tensor,
-        spread_BMT: Tensor,
-        counts_B: Tensor,
-    ) -> None:
-        """Add a batch; rows where `counts_B` is False are padding."""
-        self.index.append(index_B[counts_B])
-        self.elements.append(elements_BE[counts_B])
-        self.target.append(target_BT[counts_B].float())
-        self.value.append(value_BMT[counts_B].float())
-        self.spread.append(spread_BMT[counts_B].float())
-
-    def table(self) -> Table:
-        """All rows of all ranks, in the order of the store, on the CPU; all ranks must ask."""
-        # Not `compute`: torchmetrics squeezes tensors of one element.
-        with self.sync_context():
-            order = dim_zero_cat(self.index).argsort()
-            states = (self.index, self.elements, self.target, self.value, self.spread)
-            return Table(*(dim_zero_cat(state)[order].cpu() for state in states))
-
-    def compute(self) -> Tensor:
-        """How many rows there are."""
-        return torch.tensor(len(dim_zero_cat(self.index)))
 
 
 def target_errors(name: str, value_N: Tensor, target_N: Tensor) -> dict[str, float]:
@@ -124,37 +61,26 @@ def target_errors(name: str, value_N: Tensor, target_N: Tensor) -> dict[str, flo
     return errors
 
 
-def coverage(low_N: Tensor, high_N: Tensor, target_N: Tensor) -> dict[str, float]:
-    """Share of labels inside their intervals, with its own 95 % interval.
+def report(
+    table: Table,
+    modes: Sequence[str],
+    targets: Targets,
+    tolerances: Mapping[str, float] | None = None,
+    draws: int = 0,
+) -> dict[str, float]:
+    """All errors, those within formulas too, and coverage where the model is calibrated.
+
+    Args:
+        table: Predictions of a split.
+        modes: Names of the modes.
+        targets: Names, units and quantiles of the targets.
+        tolerances: By target, in place of the defaults of `within.pair_tolerance`.
+        draws: Of the bootstrap for the figures within formulas; 0 gives them without intervals.
 
     Returns:
-        `coverage`, `coverage_low`, `coverage_high` and the intervals' mean `width`; empty if
-        there is no label.
-
-    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209, for the interval of a share.
-    """
-    there = ~target_N.isnan()
-    n = int(there.sum())
-    if not n:
-        return {}
-    inside = ((target_N >= low_N) & (target_N <= high_N))[there]
-    share, z = float(inside.float().mean()), 1.96
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return {
-        "coverage": share,
-        "coverage_low": max(0.0, centre - half),
-        "coverage_high": min(1.0, centre + half),
-        "width": float((high_N - low_N)[there].mean()),
-    }
-
-
-def report(table: Table, modes: Sequence[str], targets: Targets) -> dict[str, float]:
-    """All errors, and coverage where the model is calibrated.
-
-    Returns:
-        Values by `mode/target/key`, and `standardised_mae`: the first mode's absolute error over
-        the standard deviation of the training labels, averaged over the targets.
+        Values by `mode/target/key` and `mode/target/within/key`, and `standardised_mae`: the first
+        mode's absolute error over the standard deviation of the training labels, averaged over
+        the targets.
     """
     values: dict[str, float] = {}
     relative = []
@@ -165,10 +91,28 @@ def report(table: Table, modes: Sequence[str], targets: Targets) -> dict[str, fl
             if m == 0 and errors:
                 relative.append(errors["mae"] / float(targets.std[t]))
             if not targets.conformal[m, t].isnan():
-                errors |= coverage(low[:, t], high[:, t], table.target[:, t])
+                errors |= coverage(low[:, t], high[:, t], table.target[:, t], table.formula)
             values |= {f"{mode}/{name}/{key}": value for key, value in errors.items()}
+    for t, name in enumerate(targets.names):
+        tolerance = within.pair_tolerance(name, targets.units[t], float(targets.std[t]), tolerances)
+        for mode, found in zip(modes, within_of(table, t, tolerance, draws), strict=True):
+            values |= {f"{mode}/{name}/within/{key}": value for key, value in found.items()}
     values["standardised_mae"] = sum(relative) / len(relative) if relative else math.nan
     return values
+
+
+def within_of(
+    table: Table, target: int, tolerance: float, draws: int = 0
+) -> list[dict[str, float]]:
+    """The figures within formulas of one target, for each mode; see `within.figures`."""
+    return within.figures(
+        table.value[:, :, target].numpy(),
+        table.target[:, target].numpy(),
+        table.formula.numpy(),
+        table.index.numpy(),
+        tolerance,
+        draws,
+    )
 
 
 def families(elements_NE: Tensor) -> list[str]:
@@ -185,24 +129,57 @@ def families(elements_NE: Tensor) -> list[str]:
     return [names[i] for i in member_NF.int().argmax(dim=1).tolist()]
 
 
+#: Columns of the table of errors that stem from formulas with several structures.
+WITHIN_COLUMNS = ("formulas", "structures", *within.FIGURES, "tolerance")
+
+
 def errors_by_group(
-    table: Table, modes: Sequence[str], targets: Sequence[str]
+    table: Table,
+    modes: Sequence[str],
+    targets: Targets,
+    tolerances: Mapping[str, float] | None = None,
+    known_systems: Tensor | None = None,
 ) -> list[dict[str, str | float]]:
-    """Errors by number of elements and by chemical family, a row for each target and mode."""
+    """Errors of groups of materials, a row for each target, mode and group.
+
+    The groups: all; by the number of elements; by chemical family; by whether the chemical system
+    was in training.
+
+    Args:
+        table: Predictions of a split.
+        modes: Names of the modes.
+        targets: Names and units of the targets.
+        tolerances: By target, in place of the defaults of `within.pair_tolerance`.
+        known_systems: Hashes of the chemical systems in training; None leaves that group out.
+
+    Returns:
+        Rows with `n`, `mae`, `rmse`, `r2`, and as `within_…` the columns of `WITHIN_COLUMNS`,
+        empty where no formula of the group has several structures.
+    """
     n_elements = (table.elements > 0).sum(dim=1)
     family = families(table.elements)
-    groups = [("elements", str(n), n_elements == n) for n in sorted(set(n_elements.tolist()))] + [
+    groups = [("all", "all", torch.ones(len(table.index), dtype=torch.bool))]
+    groups += [("elements", str(n), n_elements == n) for n in sorted(set(n_elements.tolist()))]
+    groups += [
         ("family", name, torch.tensor([f == name for f in family]))
         for name in (*FAMILIES, INTERMETALLIC)
     ]
+    if known_systems is not None:
+        known = torch.isin(table.system, known_systems)
+        groups += [("system", "in training", known), ("system", "new", ~known)]
     rows: list[dict[str, str | float]] = []
-    for t, target in enumerate(targets):
+    for t, target in enumerate(targets.names):
+        tolerance = within.pair_tolerance(
+            target, targets.units[t], float(targets.std[t]), tolerances
+        )
+        inside = [within_of(table[chosen], t, tolerance) for _, _, chosen in groups]
         for m, mode in enumerate(modes):
-            for kind, group, chosen in groups:
+            for (kind, group, chosen), found in zip(groups, inside, strict=True):
                 errors = target_errors(target, table.value[chosen, m, t], table.target[chosen, t])
                 if errors:
                     rows.append(
                         {"target": target, "given": mode, "by": kind, "group": group}
                         | {key: errors[key] for key in ("n", "mae", "rmse", "r2")}
+                        | {f"within_{key}": found[m].get(key, "") for key in WITHIN_COLUMNS}
                     )
     return rows

@@ -4,15 +4,9 @@ import pytest
 import torch
 
 from datamodules.elements import ATOMIC_NUMBERS
-from lightning_modules.metrics.evaluation import (
-    Table,
-    coverage,
-    errors_by_group,
-    families,
-    target_errors,
-)
-from lightning_modules.objectives.targets import Prediction, Targets
-from lightning_modules.training.calibration import conformal_quantile, quantiles
+from lightning_modules.metrics.evaluation import errors_by_group, families, target_errors
+from lightning_modules.metrics.predictions import Table
+from lightning_modules.objectives.targets import Targets
 
 
 def test_errors_ignore_missing_labels() -> None:
@@ -40,47 +34,6 @@ def test_hull_distance_is_also_judged_as_stable_or_not() -> None:
     # Pairs stable/unstable ordered rightly: 2.5 of the first, 1 of the second (ties count half).
     assert target_errors("hull_distance", value, target)["stable_auc"] == pytest.approx(3.5 / 6)
     assert "stable_auc" not in target_errors("hull_distance", value[:2], target[:2])
-
-
-def test_quantile_has_the_finite_sample_correction() -> None:
-    scores = torch.arange(1.0, 20.0)  # 19 scores: ceil(20 * 0.9) = 18
-    shuffled = scores[torch.randperm(19, generator=torch.Generator().manual_seed(0))]
-    assert conformal_quantile(shuffled, 0.9) == 18.0
-    assert conformal_quantile(torch.cat((shuffled, torch.tensor([math.nan]))), 0.9) == 18.0
-    assert conformal_quantile(scores[:9], 0.9) == 9.0
-    assert conformal_quantile(scores[:8], 0.9) == math.inf, "too few for any guarantee"
-    assert conformal_quantile(scores[:0], 0.9) == math.inf
-
-
-def test_intervals_cover_new_materials_as_often_as_stated() -> None:
-    generator = torch.Generator().manual_seed(0)
-    covered = []
-    for _ in range(200):
-        # A model whose spreads are wrong by a factor, and errors of any shape.
-        spread = torch.rand(60, 1, 1, generator=generator) + 0.1
-        error = torch.distributions.Laplace(0.0, 3.0).icdf(
-            torch.rand(60, 1, 1, generator=generator)
-        )
-        value = torch.randn(60, 1, 1, generator=generator)
-        target = value[:, 0] + spread[:, 0] * error[:, 0]
-        calibration = Table(*[torch.empty(0)] * 2, target[:40], value[:40], spread[:40])
-        targets = Targets(["x"], 1)
-        targets.conformal = quantiles(calibration, 0.9)
-        low, high = targets.interval(Prediction(value[40:, 0], spread[40:, 0]), 0)
-        covered.append(coverage(low[:, 0], high[:, 0], target[40:, 0])["coverage"])
-    # 4000 new materials: three standard errors around the promise.
-    assert sum(covered) / len(covered) == pytest.approx(0.9, abs=0.02)
-
-
-def test_coverage_comes_with_its_own_interval() -> None:
-    target = torch.arange(100.0)
-    low, high = target - 1, target + 1
-    high[:10] = target[:10] - 0.5
-    found = coverage(low, high, torch.cat((target[:99], torch.tensor([math.nan]))))
-    assert found["coverage"] == pytest.approx(89 / 99)
-    # Wilson's interval of 89 in 99, computed by hand.
-    assert found["coverage_low"] == pytest.approx(0.8237, abs=2e-3)
-    assert found["coverage_high"] == pytest.approx(0.9443, abs=2e-3)
 
 
 def test_targets_standardise_and_come_back_in_physical_units() -> None:
@@ -135,12 +88,17 @@ def test_families_and_tables_by_group() -> None:
     assert families(elements) == ["halide", "oxide", "oxide", "intermetallic"]
     value = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
     target = torch.tensor([1.5, 2.0, 4.0, math.nan])[:, None]
-    table = Table(torch.arange(4), elements, target, value, value)
-    rows = errors_by_group(table, ["both"], ["density"])
-    found = {(r["by"], r["group"]): (r["n"], r["mae"]) for r in rows}
+    formula, system = torch.tensor([7, 8, 8, 8]), torch.tensor([-1, 2, 3, 4])
+    table = Table(torch.arange(4), elements, formula, system, target, value, value)
+    targets = Targets(["density"], 1)
+    rows = errors_by_group(table, ["both"], targets, None, torch.tensor([3, -1]))
+    found = {(r["by"], r["group"]): (r["n"], r["mae"], r["within_mae"]) for r in rows}
     assert found == {
-        ("elements", "2"): (2, 0.25),
-        ("elements", "3"): (1, 1.0),
-        ("family", "oxide"): (2, 0.5),
-        ("family", "halide"): (1, 0.5),
+        ("all", "all"): (3, 0.5, 0.5),
+        ("elements", "2"): (2, 0.25, ""),
+        ("elements", "3"): (1, 1.0, ""),
+        ("family", "oxide"): (2, 0.5, 0.5),
+        ("family", "halide"): (1, 0.5, ""),
+        ("system", "in training"): (2, 0.75, ""),
+        ("system", "new"): (1, 0.0, ""),
     }

@@ -104,8 +104,16 @@ def test_test_reports_physical_units_coverage_and_tables(run: Path) -> None:
             name = f"test/{mode}/{target}"
             assert metrics[f"{name}/n"] == len(labelled)
             assert metrics[f"{name}/mae"] == pytest.approx(sum(errors) / len(errors), rel=1e-4)
-            assert metrics[f"{name}/coverage"] == pytest.approx(sum(inside) / len(inside))
+            assert metrics[f"{name}/coverage_rows"] == pytest.approx(sum(inside) / len(inside))
             assert metrics[f"{name}/coverage_low"] < metrics[f"{name}/coverage"]
+            by_formula: dict[str, list[bool]] = {}
+            for row, value in zip(labelled, inside, strict=True):
+                by_formula.setdefault(row["formula"], []).append(value)
+            shares = [sum(values) / len(values) for values in by_formula.values()]
+            assert metrics[f"{name}/coverage"] == pytest.approx(sum(shares) / len(shares))
+            several = sum(len(values) > 1 for values in by_formula.values())
+            assert metrics[f"{name}/within/formulas"] == several > 1
+            assert metrics[f"{name}/within/mae_low"] <= metrics[f"{name}/within/mae"]
     assert len({r["id"] for r in rows}) == len(rows) > 15
     with (run / "errors.test.csv").open() as file:
         groups = list(csv.DictReader(file))
@@ -115,6 +123,18 @@ def test_test_reports_physical_units_coverage_and_tables(run: Path) -> None:
         if (g["target"], g["given"], g["by"]) == ("band_gap", "both", "family")
     )
     assert counted == metrics["test/both/band_gap/n"]
+    everything = {(g["target"], g["given"]): g for g in groups if g["by"] == "all"}
+    for mode in ("both", "composition", "xrd"):
+        row = everything["formation_energy", mode]
+        name = f"test/{mode}/formation_energy/within"
+        assert float(row["within_mae"]) == pytest.approx(metrics[f"{name}/mae"], rel=1e-4)
+        assert float(row["within_pairs"]) == pytest.approx(metrics[f"{name}/pairs"])
+        assert metrics[f"{name}/shuffled_mae"] > 0
+    assert float(everything["formation_energy", "composition"]["within_pairs"]) == 0.5
+    assert {g["group"] for g in groups if g["by"] == "system"} <= {"in training", "new"}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    validated = json.loads(lines[-1])
+    assert validated["val/composition/formation_energy/within/pairs"] == 0.5
     assert (run / "pictures/parity_test.png").stat().st_size > 10_000
 
 

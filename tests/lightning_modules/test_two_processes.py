@@ -10,7 +10,8 @@ from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
 from lightning_modules.masked_contrastive import MaskedContrastive
-from lightning_modules.metrics.evaluation import Predictions
+from lightning_modules.metrics.evaluation import report
+from lightning_modules.metrics.predictions import COLUMNS, Predictions
 from lightning_modules.metrics.retrieval import Retrieval
 from lightning_modules.objectives.distributed import gather_rows
 from lightning_modules.regression import Regression
@@ -140,7 +141,7 @@ def table_of_a_part() -> list[torch.Tensor]:
     with torch.no_grad():
         task.collect(batch, predictions)
     table = predictions.table()
-    return [table.index, table.elements, table.target, table.value, table.spread]
+    return [getattr(table, name) for name in COLUMNS]
 
 
 def test_the_table_of_predictions_equals_one_process(processes: Processes) -> None:
@@ -148,3 +149,30 @@ def test_the_table_of_predictions_equals_one_process(processes: Processes) -> No
     for found in processes.run(table_of_a_part):
         for ours, theirs in zip(found, expected, strict=True):
             torch.testing.assert_close(ours, theirs, equal_nan=True)
+
+
+def figures_of_a_part() -> dict[str, float]:
+    batch = whole_batch()
+    if dist.is_initialized():
+        batch = part(batch, dist.get_rank(), dist.get_world_size())
+    task = make_task("regression").eval()
+    assert isinstance(task, Regression)
+    predictions = Predictions()
+    with torch.no_grad():
+        task.collect(batch, predictions)
+    return report(predictions.table(), list(task.modes), task.targets, draws=50)
+
+
+def test_figures_within_formulas_equal_one_process(processes: Processes) -> None:
+    expected = figures_of_a_part()
+    assert "both/a/within/pairs_low" in expected
+    for found in processes.run(figures_of_a_part):
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.ddp
+def test_figures_within_formulas_of_three_processes_equal_one() -> None:
+    expected, three = figures_of_a_part(), Processes(3)
+    for found in three.run(figures_of_a_part):
+        assert found == pytest.approx(expected, rel=1e-4)
+    three.close()

@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_modules.experiments.report.statistics import (
-    first_crossing,
-    group_means,
-    interval,
-    power_law,
-)
+from lightning_modules.experiments.report.statistics import first_crossing, power_law
+from lightning_modules.metrics.bootstrap import group_means, interval
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from lightning_modules import checkpoints
 from lightning_modules.experiments.assessment.split_batches import SplitBatches
 from lightning_modules.experiments.report.tables import Report
 from lightning_modules.inference.devices import choose_device
-from lightning_modules.metrics.evaluation import coverage
+from lightning_modules.metrics.conformal import coverage
 from lightning_modules.regression import Regression
 
 
@@ -153,23 +153,25 @@ def judge(
         # What is not given cannot disturb.
         modes = [mode for mode in task.modes if name == "none" or mode != "composition"]
         values: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {mode: [] for mode in modes}
-        labels = []
+        labels, formulas = [], []
         for batch in batches.batches(rows, change, impure):
             after = None if name == "none" else DISTURBANCES[name].after
             if after is not None:
                 batch = batch | {keys.XRD: after(batch, level)}
             labels.append(batch[keys.TARGETS])
+            formulas.append(batch[keys.FORMULA_KEY])
             for mode in modes:
                 prediction, m = task.predict(batch, mode), list(task.modes).index(mode)
                 values[mode].append((prediction.value, *task.targets.interval(prediction, m)))
-        label_NT = torch.cat(labels)
+        label_NT, formula_N = torch.cat(labels).cpu(), torch.cat(formulas).cpu()
         calibrated = not bool(task.targets.conformal.isnan().any())
         for mode, parts in values.items():
-            value_NT, low_NT, high_NT = (torch.cat(part) for part in zip(*parts, strict=True))
+            value_NT, low_NT, high_NT = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
             for t, target in enumerate(task.targets.names):
                 there = ~label_NT[:, t].isnan()
                 label = label_NT[there, t]
-                covered = coverage(low_NT[there, t], high_NT[there, t], label)
+                ends = low_NT[there, t], high_NT[there, t]
+                covered = coverage(*ends, label, formula_N[there])
                 found.append(
                     {
                         "change": name,

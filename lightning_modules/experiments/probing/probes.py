@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lightning_modules.experiments.report.statistics import group_means
+from lightning_modules.metrics.bootstrap import group_means
 
 #: First space group of each crystal system; source: International Tables for Crystallography A.
 CRYSTAL_SYSTEMS = {

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.experiments.report.statistics import DRAWS, first_crossing, interval
+from lightning_modules.experiments.report.statistics import first_crossing
 from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
 from lightning_modules.experiments.study.convergence import Convergence, lowest
 from lightning_modules.experiments.study.main import load_results, load_study
 from lightning_modules.experiments.study.pretraining import SCRATCH
+from lightning_modules.metrics.bootstrap import DRAWS, interval
 
 #: What steps are also counted in: the key of a curve's line.
 UNITS = {"steps": "step", "samples": "samples_seen", "seconds": "wall_time"}

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lightning_modules.experiments.report.statistics import DRAWS, group_means, interval, power_law
+from lightning_modules.experiments.report.statistics import power_law
 from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
 from lightning_modules.experiments.study.main import load_results, load_study
 from lightning_modules.experiments.study.pretraining import SCRATCH
 from lightning_modules.experiments.study.scaling import Scaling
+from lightning_modules.metrics.bootstrap import DRAWS, group_means, interval
 
 #: A curve: what the model is given, and where its weights come from.
 Condition = tuple[str, str]

@@ -1,45 +1,11 @@
-"""Bootstrap, crossings of curves and power laws.
+"""Crossings of curves and power laws.
 
-Shapes: R runs, N materials, K draws, S sizes.
+Shapes: K draws, S sizes.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-
-DRAWS = 4000
-_CHUNK = 256
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """95 % interval of bootstrap draws along the first axis; draws that are not finite count."""
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf")
-    return float(low), float(high)
-
-
-def group_means(
-    errors_RN: np.ndarray, groups: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> np.ndarray:
-    """Means over materials when whole groups are drawn with replacement, (K, R).
-
-    Args:
-        errors_RN: Errors of each run and material, (R, N).
-        groups: What is drawn: the materials' formulas, (N,).
-        draws: How many times, K.
-        seed: The same seed draws the same groups: means of equal columns are paired.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    n_groups = int(group.max()) + 1
-    size = np.bincount(group, minlength=n_groups).astype(float)
-    sums = np.stack([np.bincount(group, weights=row, minlength=n_groups) for row in errors_RN])
-    generator = np.random.default_rng(seed)
-    means = []
-    for start in range(0, draws, _CHUNK):
-        k = min(_CHUNK, draws - start)
-        # How often each group is drawn; equal to n_groups draws with replacement.
-        often = generator.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=k)
-        means.append((often @ sums.T) / (often @ size)[:, None])
-    return np.concatenate(means)
 
 
 def first_crossing(

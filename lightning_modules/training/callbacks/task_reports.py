@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import replace_picture, replace_table
-from lightning_modules.metrics.evaluation import Table, errors_by_group, families
+from lightning_modules.metrics.evaluation import errors_by_group, families
+from lightning_modules.metrics.predictions import Table
 from lightning_modules.objectives.targets import Prediction
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.callbacks.every_run import PICTURES
@@ -69,8 +71,9 @@ class EmbeddingProjector(Callback):
 class RegressionReport(Callback):
     """Parity plots of the last validation; of a test also tables of errors and predictions.
 
-    A test writes beside the run of its checkpoint: `errors.test.csv`, the errors by number of
-    elements and by chemical family; `predictions.test.csv`, a line a material with every
+    A test writes beside the run of its checkpoint: `errors.test.csv`, the errors of all, by number
+    of elements, by chemical family and by whether the chemical system was in training, within
+    formulas too; `predictions.test.csv`, a line a material with every
     prediction and interval; and `pictures/parity_test.png`.
     """
 
@@ -95,8 +98,14 @@ class RegressionReport(Callback):
             else Path(trainer.default_root_dir)
         )
         self._draw(trainer, pl_module, folder, "parity_test")
-        modes, names = list(pl_module.modes), pl_module.targets.names
-        replace_table(folder / ERRORS, errors_by_group(pl_module.table, modes, names))
+        rows = errors_by_group(
+            pl_module.table,
+            list(pl_module.modes),
+            pl_module.targets,
+            pl_module.pair_tolerance,
+            _training_systems(trainer),
+        )
+        replace_table(folder / ERRORS, rows)
         replace_table(folder / PREDICTIONS, _prediction_rows(trainer, pl_module, pl_module.table))
 
     def _draw(
@@ -120,6 +129,13 @@ class RegressionReport(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("parity", figure, trainer.global_step)
+
+
+def _training_systems(trainer: L.Trainer) -> torch.Tensor:
+    """Hashes of the chemical systems of the training split, as a batch has them."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    systems = np.unique(data.collection.column("system_key")[data.rows("train")])
+    return torch.from_numpy(systems.view(np.int64))
 
 
 def _material(trainer: L.Trainer, row: int) -> Any:
