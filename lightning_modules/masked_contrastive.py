@@ -11,7 +11,7 @@ from datamodules.batch import Batch
 from datamodules.grid import Grid
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig
-from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.masked_xrd import DecoderMemory, MaskedXRD, ReconstructionLoss
 from lightning_modules.metrics.retrieval import Retrieval
 from lightning_modules.objectives.alignment import Alignment
 
@@ -25,13 +25,17 @@ class MaskedContrastive(MaskedXRD):
         optimizer: Optimizer and schedule.
         mask_ratio: Fraction of the measured patches to hide.
         mask_span: Neighbouring patches hidden together.
+        loss: Loss of the reconstruction, see `MaskedXRD`.
         decoder_width: Width of the decoder.
         decoder_layers: Cross-attention blocks of the decoder.
+        decoder_memory: What the decoder reads, see `MaskedXRD`.
+        decoder_self_attention: Whether the hidden patches know of each other in the decoder.
         scale_range: Range of the random scale, see `MaskedXRD`.
         hide_composition: Fraction of the materials whose composition is hidden in training; they
             do not enter the alignment.
-        alignment_weight: Weight of the alignment's loss. The reconstruction's is some hundredths,
-            the alignment's the logarithm of the global batch size at first.
+        alignment_weight: Weight of the alignment's loss, which is the logarithm of the global batch
+            size at first. The reconstruction's is some hundredths as a squared error, some units
+            as a cross-entropy.
         embedding_width: Width of the common space.
         temperature: Temperature at the start; it is learned.
         temperature_bounds: Lowest and highest temperature.
@@ -48,8 +52,11 @@ class MaskedContrastive(MaskedXRD):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         mask_ratio: float = 0.5,
         mask_span: int = 3,
+        loss: ReconstructionLoss = "squared_error",
         decoder_width: int = 96,
         decoder_layers: int = 2,
+        decoder_memory: DecoderMemory = "tokens",
+        decoder_self_attention: bool = False,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         alignment_weight: float = 0.01,
@@ -65,8 +72,11 @@ class MaskedContrastive(MaskedXRD):
             optimizer,
             mask_ratio,
             mask_span,
+            loss,
             decoder_width,
             decoder_layers,
+            decoder_memory,
+            decoder_self_attention,
             scale_range,
             hide_composition,
             init_from,

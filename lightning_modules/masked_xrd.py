@@ -3,11 +3,12 @@
 Shapes: B batch, L grid points, N patches, M hidden patches, P points a patch.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
@@ -21,13 +22,24 @@ from lightning_modules.backbone import (
     wholly_measured,
 )
 from lightning_modules.base import OptimizerConfig, Task
-from lightning_modules.metrics.reconstruction import MaskedReconstructionError
+from lightning_modules.metrics.reconstruction import MaskedReconstructionError, StrongestLine
 from lightning_modules.objectives.decoder import MaskedPatchDecoder
-from lightning_modules.objectives.losses import masked_squared_error
+from lightning_modules.objectives.losses import (
+    masked_cross_entropy,
+    masked_logits,
+    masked_squared_error,
+)
 from lightning_modules.objectives.masking import PatchMask, check_ratio, span_mask
 
 #: Tails of strong lines reach this far (degrees 2θ) out of a visible patch.
 TAIL = 0.5
+#: What reconstructions are judged on: hidden points, those out of reach of tails, and the hidden
+#: points once more, without the composition.
+JUDGED = ("masked", "far", "without_composition")
+
+
+ReconstructionLoss = Literal["squared_error", "cross_entropy"]
+DecoderMemory = Literal["tokens", "fused"]
 
 
 class Reconstruction(NamedTuple):
@@ -38,19 +50,20 @@ class Reconstruction(NamedTuple):
         prediction: Its prediction; 0 where nothing was hidden.
         masked: Hidden points that were measured, bool.
         far: Those more than `TAIL` degrees from any visible point, bool.
+        loss: The loss, a scalar.
     """
 
     target: Tensor
     prediction: Tensor
     masked: Tensor
     far: Tensor
+    loss: Tensor
 
 
 class MaskedXRD(Task):
     """Self-supervised pretraining by masked XRD modeling.
 
-    The encoder reads the visible patches only; a light decoder asks for each hidden one. The
-    loss is the squared error of the square root of intensity on masked patches.
+    The encoder reads the visible patches only; a light decoder asks for each hidden one.
 
     Args:
         backbone: Size and shape of the backbone.
@@ -58,8 +71,16 @@ class MaskedXRD(Task):
         optimizer: Optimizer and schedule.
         mask_ratio: Fraction of the measured patches to hide.
         mask_span: Neighbouring patches hidden together.
+        loss: `squared_error` of the square root of intensity on masked patches: the best answer
+            is the mean of all that may be hidden, an envelope. `cross_entropy` of where the hidden
+            intensity lies, as a density over all masked points of a pattern: it places lines,
+            and says nothing of how much is hidden.
         decoder_width: Width of the decoder.
         decoder_layers: Cross-attention blocks of the decoder.
+        decoder_memory: `tokens`: the decoder reads all of the backbone's tokens and the fused
+            vector. `fused`: the fused vector alone, which then has to hold all that is to be said
+            of the hidden patches.
+        decoder_self_attention: Whether the hidden patches know of each other in the decoder.
         scale_range: In training, each pattern is multiplied by a number drawn log-uniformly from
             this range. Patterns arrive with their maximum at 1 and the maximum usually lies in a
             hidden patch: without the random scale, the visible ones tell what is hidden.
@@ -68,8 +89,16 @@ class MaskedXRD(Task):
         init_from: A checkpoint whose backbone weights to start from.
     """
 
-    monitor = "val/masked/vs_mean_pattern"
-    shaping = Task.shaping | {"mask_ratio", "mask_span", "decoder_width", "decoder_layers"}
+    monitor = "val/loss"
+    shaping = Task.shaping | {
+        "mask_ratio",
+        "mask_span",
+        "loss",
+        "decoder_width",
+        "decoder_layers",
+        "decoder_memory",
+        "decoder_self_attention",
+    }
 
     def __init__(
         self,
@@ -78,8 +107,11 @@ class MaskedXRD(Task):
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (frozen)
         mask_ratio: float = 0.5,
         mask_span: int = 3,
+        loss: ReconstructionLoss = "squared_error",
         decoder_width: int = 96,
         decoder_layers: int = 2,
+        decoder_memory: DecoderMemory = "tokens",
+        decoder_self_attention: bool = False,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         init_from: str | None = None,
@@ -91,6 +123,7 @@ class MaskedXRD(Task):
         if not 0.0 <= hide_composition < 1.0:
             raise ValueError(f"hide_composition is {hide_composition}: must lie in [0, 1)")
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
+        self.loss_name, self.decoder_memory = loss, decoder_memory
         self.scale_range, self.hide_composition = scale_range, hide_composition
         self.decoder = MaskedPatchDecoder(
             grid,
@@ -99,10 +132,12 @@ class MaskedXRD(Task):
             decoder_width,
             backbone.heads,
             decoder_layers,
+            decoder_self_attention,
         )
-        self.masked_error = MaskedReconstructionError(grid.n_points)
-        self.far_error = MaskedReconstructionError(grid.n_points)
-        self.error_without_composition = MaskedReconstructionError(grid.n_points)
+        points, step = grid.n_points, grid.step
+        self.errors = nn.ModuleDict({name: MaskedReconstructionError(points) for name in JUDGED})
+        self.lines = nn.ModuleDict({name: StrongestLine(points, step) for name in JUDGED})
+        self.validation_loss = MeanMetric()
 
     def mask(self, batch: Batch, epoch: Tensor | int) -> PatchMask:
         """Draw the masks of an epoch; they depend on seed, epoch and material alone."""
@@ -118,6 +153,9 @@ class MaskedXRD(Task):
 
     def decode(self, encoded: BackboneOutput, mask: PatchMask) -> Tensor:
         """Predict the hidden patches from what the backbone made of the others, (B, M, P)."""
+        if self.decoder_memory == "fused":
+            fused: Tensor = self.decoder(mask.hidden, mask.masked, encoded.fused[:, None])
+            return fused
         # The fused vector is part of the memory, so that pretraining trains the pooling too.
         memory = torch.cat(
             (encoded.fused[:, None], encoded.composition_tokens, encoded.xrd_tokens), dim=1
@@ -126,14 +164,15 @@ class MaskedXRD(Task):
         real_memory = torch.cat(
             (real[:, :1], real, real.new_ones(encoded.xrd_tokens.shape[:2])), dim=1
         )
-        prediction: Tensor = self.decoder(mask.hidden, memory, real_memory)
+        prediction: Tensor = self.decoder(mask.hidden, mask.masked, memory, real_memory)
         return prediction
 
     def loss(self, batch: Batch, mask: PatchMask, prediction_BMP: Tensor) -> Tensor:
-        """Squared error of the masked patches."""
+        """The loss of the masked patches."""
         patches_BNP = to_patches(batch[keys.XRD], prediction_BMP.shape[2])
         target_BMP = patches_BNP.gather(1, mask.hidden.unsqueeze(-1).expand_as(prediction_BMP))
-        return masked_squared_error(prediction_BMP, target_BMP, mask.masked, batch[keys.WEIGHT])
+        error = masked_squared_error if self.loss_name == "squared_error" else masked_cross_entropy
+        return error(prediction_BMP, target_BMP, mask.masked, batch[keys.WEIGHT])
 
     def hide(self, batch: Batch) -> tuple[Batch, PatchMask, Tensor]:
         """Draw what a training step sees: scaled patterns, masks, whose composition is given."""
@@ -157,6 +196,9 @@ class MaskedXRD(Task):
         mask = self.mask(batch, epoch=0)
         given_B = torch.full_like(batch[keys.INDEX], with_composition, dtype=torch.bool)
         prediction_BMP = self(batch, mask, given_B)
+        loss = self.loss(batch, mask, prediction_BMP)
+        if self.loss_name == "cross_entropy":
+            prediction_BMP = self.root_intensity(batch, mask, prediction_BMP)
         shape_BNP = (len(given_B), self.backbone.n_patches, points)
         where_BMP = mask.hidden.unsqueeze(-1).expand_as(prediction_BMP)
         prediction_BL = (
@@ -173,28 +215,49 @@ class MaskedXRD(Task):
         seen_BL = seen_BN.unsqueeze(-1).expand(shape_BNP).flatten(1)
         reach = round(TAIL / self.grid.step)
         near_BL = F.max_pool1d(seen_BL.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
-        return Reconstruction(batch[keys.XRD], prediction_BL, masked_BL, masked_BL & ~near_BL)
+        return Reconstruction(batch[keys.XRD], prediction_BL, masked_BL, masked_BL & ~near_BL, loss)
+
+    def root_intensity(self, batch: Batch, mask: PatchMask, logit_BMP: Tensor) -> Tensor:
+        """Square root of intensity from a predicted density, (B, M, P).
+
+        The density says where. How much is read off the visible patches: as much intensity a
+        masked point, on average, as a visible one.
+        """
+        density_BL = masked_logits(logit_BMP, mask.masked).flatten(1).softmax(dim=1)
+        points = logit_BMP.shape[2]
+        patches_BNP = to_patches(batch[keys.XRD], points)
+        where_BKP = mask.visible.indices.unsqueeze(-1).expand(-1, -1, points)
+        seen_BKP = patches_BNP.gather(1, where_BKP).masked_fill(~mask.visible.valid[..., None], 0.0)
+        n_visible_B = mask.visible.valid.sum(dim=1) * points
+        mean_B = seen_BKP.square().sum(dim=(1, 2)) / n_visible_B.clamp_min(1)
+        amount_B1 = (mean_B * mask.masked.sum(dim=1) * points)[:, None]
+        return (density_BL * amount_B1).sqrt().view_as(logit_BMP)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect the errors with and without the composition."""
         with_it = self.reconstruct(batch)
         without = self.reconstruct(batch, with_composition=False)
-        self.masked_error.update(with_it.prediction, with_it.target, with_it.masked)
-        self.far_error.update(with_it.prediction, with_it.target, with_it.far)
-        self.error_without_composition.update(without.prediction, without.target, without.masked)
+        for name, made, selected in (
+            ("masked", with_it, with_it.masked),
+            ("far", with_it, with_it.far),
+            ("without_composition", without, without.masked),
+        ):
+            for metrics in (self.errors, self.lines):
+                metric: Any = metrics[name]
+                metric.update(made.prediction, made.target, selected)
+        self.validation_loss.update(with_it.loss, batch[keys.WEIGHT].sum())
 
     def on_validation_epoch_end(self) -> None:
         """Log the errors; `compute` has already reduced them over the ranks."""
-        for name, metric in (
-            ("masked", self.masked_error),
-            ("far", self.far_error),
-            ("without_composition", self.error_without_composition),
-        ):
-            stage = "test" if self.trainer.testing else "val"
-            for key, value in metric.compute().items():
-                shown = f"{stage}/{name}/{key}" == self.monitor
-                self.log(f"{stage}/{name}/{key}", value, prog_bar=shown)
-            metric.reset()
+        stage = "test" if self.trainer.testing else "val"
+        self.log(f"{stage}/loss", self.validation_loss.compute(), prog_bar=True)
+        self.validation_loss.reset()
+        for metrics in (self.errors, self.lines):
+            for name in JUDGED:
+                metric: Any = metrics[name]
+                for key, value in metric.compute().items():
+                    self.log(f"{stage}/{name}/{key}", value)
+                metric.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation, on the test split."""

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from datamodules.grid import Grid
 from lightning_modules.backbone.linear import Linear
-from lightning_modules.backbone.transformer import CrossAttentionBlock
+from lightning_modules.backbone.transformer import CrossAttentionBlock, SelfAttentionBlock
 from lightning_modules.backbone.xrd import PatchPosition
 
 
 class MaskedPatchDecoder(nn.Module):
     """One query a hidden patch attends to what the backbone made of the visible ones.
 
-    The queries do not attend to each other: the cost is M x T, and each patch is predicted from
-    the visible pattern and the composition alone.
+    Unless told otherwise the queries do not attend to each other: the cost is M x T, and each patch
+    is predicted by itself, from the visible pattern and the composition. With self-attention the
+    answers of hidden patches can agree with each other, at M x M more.
 
     Args:
         grid: The 2θ grid.
@@ -25,6 +26,7 @@ class MaskedPatchDecoder(nn.Module):
         width: Width D of the decoder.
         heads: Attention heads.
         layers: Number of cross-attention blocks.
+        self_attention: Whether a block of attention among the queries follows each of them.
     """
 
     def __init__(
@@ -35,32 +37,48 @@ class MaskedPatchDecoder(nn.Module):
         width: int,
         heads: int,
         layers: int,
+        self_attention: bool = False,
     ) -> None:
         super().__init__()
         self.memory = Linear(memory_width, width)
         self.position = PatchPosition(grid, patch_points, width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(CrossAttentionBlock(width, heads) for _ in range(layers))
+        self.among = nn.ModuleList(
+            SelfAttentionBlock(width, heads) for _ in range(layers if self_attention else 0)
+        )
         self.norm = nn.LayerNorm(width)
         self.points = Linear(width, patch_points)
         # Most of a pattern is near zero: start there.
         nn.init.normal_(self.points.weight, std=0.02)
         nn.init.zeros_(self.points.bias)
 
-    def forward(self, hidden_BM: Tensor, memory_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Predict the square root of intensity of the hidden patches.
+    def forward(
+        self,
+        hidden_BM: Tensor,
+        masked_BM: Tensor,
+        memory_BTD: Tensor,
+        mask_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the hidden patches.
 
         Args:
             hidden_BM: Numbers of the hidden patches, (B, M) int64.
+            masked_BM: Which of them are asked for, (B, M) bool: the others hold nothing measured,
+                and no query attends to theirs.
             memory_BTD: The backbone's tokens, (B, T, memory width).
-            mask_BT: Which of them are real, (B, T) bool.
+            mask_BT: Which of them are real, (B, T) bool; None: all.
 
         Returns:
-            Shape (B, M, P).
+            Shape (B, M, P): square roots of intensity, or whatever the loss takes them for.
         """
         queries = self.position(hidden_BM)
         queries = queries + self.query.to(queries.dtype)
         memory = self.memory(memory_BTD)
-        for block in self.blocks:
+        # A pattern of which nothing is asked must attend to something.
+        asked_BM = masked_BM | ~masked_BM.any(dim=1, keepdim=True)
+        for i, block in enumerate(self.blocks):
             queries = block(queries, memory, mask_BT)
+            if self.among:
+                queries = self.among[i](queries, asked_BM)
         return self.points(self.norm(queries))

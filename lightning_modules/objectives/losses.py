@@ -8,6 +8,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Logit of a place where nothing can be; finite, so that a row of such places has a gradient of 0.
+NOWHERE = -1e30
+
 
 def masked_squared_error(
     prediction_BMP: Tensor, target_BMP: Tensor, masked_BM: Tensor, weight_B: Tensor
@@ -33,6 +36,38 @@ def masked_squared_error(
     error_B = squared_BM.sum(dim=1) / n_masked_B.clamp_min(1)
     weight_B = weight_B * (n_masked_B > 0)
     return (error_B * weight_B).sum() / weight_B.sum().clamp_min(1e-12)
+
+
+def masked_cross_entropy(
+    logit_BMP: Tensor, target_BMP: Tensor, masked_BM: Tensor, weight_B: Tensor
+) -> Tensor:
+    """Cross-entropy of where the hidden intensity lies: one density over a pattern's masked points.
+
+    The squared error rewards the mean of all that may be hidden, an envelope. A density may have
+    several narrow peaks, and needs no scale: only ratios of the hidden intensities enter.
+
+    Args:
+        logit_BMP: Logarithms of the predicted density, up to a constant of each material.
+        target_BMP: True square root of intensity; not read where the patch is not masked.
+        masked_BM: Which patches enter, bool.
+        weight_B: Weight of a material; 0 for padding rows.
+
+    Returns:
+        Scalar, in nats: the logarithm of the number of masked points where nothing was learned,
+        the entropy of the intensity itself at best. 0 (with zero gradient) if nothing is masked;
+        materials without any hidden intensity do not enter.
+    """
+    intensity_BMP = target_BMP.masked_fill(~masked_BM.unsqueeze(-1), 0.0).float().square()
+    total_B = intensity_BMP.sum(dim=(1, 2))
+    log_density_BL = masked_logits(logit_BMP, masked_BM).flatten(1).log_softmax(dim=1)
+    error_B = -(intensity_BMP.flatten(1) * log_density_BL).sum(dim=1) / total_B.clamp_min(1e-12)
+    weight_B = weight_B * (total_B > 0)
+    return (error_B * weight_B).sum() / weight_B.sum().clamp_min(1e-12)
+
+
+def masked_logits(logit_BMP: Tensor, masked_BM: Tensor) -> Tensor:
+    """Logits in float32, (B, M, P), of a density that has nothing outside the masked patches."""
+    return logit_BMP.float().masked_fill(~masked_BM.unsqueeze(-1), NOWHERE)
 
 
 def masked_info_nce(similarity_BC: Tensor, excluded_BC: Tensor, positive_B: Tensor) -> Tensor:

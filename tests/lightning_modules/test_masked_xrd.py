@@ -16,37 +16,66 @@ def make_task(**arguments: object) -> MaskedXRD:
     return MaskedXRD(BACKBONE, GRID, decoder_width=64, **arguments)  # type: ignore[arg-type]
 
 
+#: Ways to ask for what is hidden; each has to pass the tests below.
+VARIANTS: dict[str, dict[str, object]] = {
+    "squared error": {},
+    "cross-entropy": {"loss": "cross_entropy"},
+    "fused vector": {"loss": "cross_entropy", "decoder_memory": "fused"},
+    "among themselves": {"loss": "cross_entropy", "decoder_self_attention": True},
+}
+variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+
+
 def test_overfits_a_batch() -> None:
-    task, batch = make_task(), make_batch(8)
+    assert learned(make_task(), steps=150) < 0.02
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS.values())[1:], ids=list(VARIANTS)[1:])
+def test_overfits_the_places_of_a_batch(variant: dict[str, object]) -> None:
+    assert learned(make_task(**variant), steps=60) < 0.2
+
+
+def learned(task: MaskedXRD, steps: int) -> float:
+    """The loss after so many steps on one batch: a share of the first one, above the least."""
+    batch = make_batch(8)
     optimizer = torch.optim.AdamW(task.parameters(), lr=2e-3)
     losses = []
-    for _ in range(150):
-        mask = task.mask(batch, epoch=0)
+    mask = task.mask(batch, epoch=0)
+    for _ in range(steps):
         loss = task.loss(batch, mask, task(batch, mask))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.02 * losses[0]
+    hidden = mask.hidden.unsqueeze(-1).expand(-1, -1, 10)
+    target = to_patches(batch[keys.XRD], 10).gather(1, hidden)
+    best = 2 * target.clamp_min(1e-20).log() if task.loss_name == "cross_entropy" else target
+    least = float(task.loss(batch, mask, best))
+    return (losses[-1] - least) / (losses[0] - least)
 
 
-def test_masked_points_cannot_influence_the_prediction() -> None:
+@variants
+def test_masked_points_cannot_influence_the_prediction(variant: dict[str, object]) -> None:
     # Perturbed after normalisation: what the encoder must not see cannot come in through scaling.
-    task, batch = make_task().eval(), make_batch()
+    task, batch = make_task(**variant).eval(), make_batch()
     mask = task.mask(batch, epoch=0)
     patches = to_patches(batch[keys.XRD], 10).clone()
     hidden = mask.hidden.unsqueeze(-1).expand(-1, -1, 10)
     spoiled = batch | {keys.XRD: patches.scatter(1, hidden, 123.0).flatten(1)}
     with torch.no_grad():
         assert torch.equal(task(spoiled, mask), task(batch, mask))
+        assert torch.equal(task.reconstruct(spoiled).prediction, task.reconstruct(batch).prediction)
         # The test can fail: a visible patch does matter.
         seen = patches.clone()
         seen[torch.arange(8), mask.visible.indices[:, 3]] += 1.0
         assert not torch.equal(task(batch | {keys.XRD: seen.flatten(1)}, mask), task(batch, mask))
 
 
-def test_visible_and_unmeasured_points_cannot_influence_the_loss() -> None:
-    task, batch = make_task(), make_batch(unmeasured_after=30.0)
+@variants
+def test_visible_and_unmeasured_points_cannot_influence_the_loss(
+    variant: dict[str, object],
+) -> None:
+    task, batch = make_task(**variant), make_batch(unmeasured_after=30.0)
     mask = task.mask(batch, epoch=0)
     prediction = task(batch, mask).detach()
     expected = task.loss(batch, mask, prediction)
@@ -57,11 +86,53 @@ def test_visible_and_unmeasured_points_cannot_influence_the_loss() -> None:
     assert torch.equal(task.loss(batch | {keys.XRD: patches}, mask, prediction), expected)
 
 
-def test_every_parameter_gets_a_gradient_so_that_ddp_runs() -> None:
-    task, batch = make_task(), make_batch()
+@variants
+def test_every_parameter_gets_a_gradient_so_that_ddp_runs(variant: dict[str, object]) -> None:
+    task, batch = make_task(**variant), make_batch()
     mask = task.mask(batch, epoch=0)
     task.loss(batch, mask, task(batch, mask)).backward()
     assert [name for name, p in task.named_parameters() if p.grad is None] == []
+
+
+def test_the_decoder_of_the_fused_vector_reads_nothing_else() -> None:
+    task, batch = make_task(decoder_memory="fused").eval(), make_batch()
+    mask = task.mask(batch, epoch=0)
+    with torch.no_grad():
+        encoded = task.encode(batch, mask.visible)
+        other = encoded._replace(
+            composition_tokens=encoded.composition_tokens + 1.0, xrd_tokens=encoded.xrd_tokens - 1.0
+        )
+        assert torch.equal(task.decode(other, mask), task.decode(encoded, mask))
+        fused = encoded._replace(fused=encoded.fused.flip(0))
+        assert not torch.equal(task.decode(fused, mask), task.decode(encoded, mask))
+
+
+def test_hidden_patches_know_of_those_that_are_asked_for_alone() -> None:
+    task, batch = make_task(decoder_self_attention=True).eval(), make_batch(unmeasured_after=30.0)
+    mask = task.mask(batch, epoch=0)
+    assert not mask.masked[5:].all(), "some hidden slots hold nothing measured"
+    encoded = task.encode(batch, mask.visible)
+    unasked = mask._replace(hidden=torch.where(mask.masked, mask.hidden, 39))
+    with torch.no_grad():
+        before = task.decode(encoded, mask)
+        assert torch.equal(task.decode(encoded, unasked)[mask.masked], before[mask.masked])
+        first = torch.zeros_like(mask.masked)
+        first[:, 0] = True
+        moved = mask._replace(hidden=torch.where(first, 39, mask.hidden))
+        others = mask.masked & ~first
+        assert not torch.equal(task.decode(encoded, moved)[others], before[others])
+
+
+def test_a_density_is_drawn_with_as_much_intensity_a_point_as_is_visible() -> None:
+    task, batch = make_task(loss="cross_entropy").eval(), make_batch(unmeasured_after=30.0)
+    with torch.no_grad():
+        made = task.reconstruct(batch)
+    mask = task.mask(batch, epoch=0)
+    for row in range(8):
+        seen = to_patches(batch[keys.XRD], 10)[row, mask.visible.indices[row]]
+        visible = seen[mask.visible.valid[row]].square().mean()
+        drawn = made.prediction[row][made.masked[row]].square().mean()
+        torch.testing.assert_close(drawn, visible)
 
 
 def test_reconstruction_marks_what_was_masked_and_what_lies_far_from_the_visible() -> None:

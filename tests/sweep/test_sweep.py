@@ -383,7 +383,7 @@ def test_the_function_in_the_documentation_trains_and_returns_the_metric(
         asked.append(command)
         folder = tmp_path / next(x for x in command if x.startswith("--run="))[6:]
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text('{"val/masked/vs_mean_pattern": 0.5}')
+        (folder / "metrics.json").write_text('{"val/loss": 0.5}')
 
     monkeypatch.setattr("subprocess.run", fit)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
