@@ -31,7 +31,7 @@ import numpy as np
 from pymatgen.analysis.diffraction.xrd import XRDCalculator
 from pymatgen.core import Structure
 
-from datamodules.prepare.crystals.crystal import reduced_formula
+from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.diffraction import diffraction_lines
 from datamodules.prepare.executors import ThisProcess
 from datamodules.prepare.pipeline import prepare

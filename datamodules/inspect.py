@@ -14,11 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import ArgumentParser
+from datamodules.arguments import ArgumentParser, printable
 from datamodules.elements import SYMBOLS
 from datamodules.files import replace_picture
 from datamodules.grid import Grid
-from datamodules.store.store import REJECTED, STRUCTURE_TARGETS, Store, StoreError, TargetInfo
+from datamodules.store.store import (
+    NOTES,
+    REJECTED,
+    STRUCTURE_TARGETS,
+    Store,
+    StoreError,
+    TargetInfo,
+)
 
 
 def main(argv: list[str]) -> int:
@@ -111,7 +118,10 @@ def describe(store: Store) -> str:
     lines += _target_table(content.targets, len(store))
     if gone := _reasons(store):
         lines += ["", f"  left out (see {store.folder / REJECTED})"]
-        lines += [f"    {n:>9} × {reason}" for reason, n in gone.most_common()]
+        lines += [f"    {n:>9} × {printable(reason)}" for reason, n in gone.most_common()]
+    if manifest.notes:
+        lines += ["", f"  written, but (see {store.folder / NOTES})"]
+        lines += [f"    {n:>9} × {printable(note)}" for note, n in manifest.notes.items()]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.prototypes import SUBSTITUTES, PrototypeSource
 from datamodules.prepare.sources.source import Source, SourceError, Target
 from datamodules.prepare.targets import parse_targets
-from datamodules.store.store import REJECTED, StoreError
+from datamodules.store.store import NOTES, REJECTED, StoreError
 
 DOWNLOADS = Path("data/downloads")
 """Where downloaded files are kept, under the current folder."""
@@ -176,6 +176,9 @@ def summary(output: Path, result: Result) -> str:
     if counts["rejected"] + counts["duplicates"]:
         lines.append(f"  left out, see {output / REJECTED}:")
         lines += [f"    {n} × {reason}" for reason, n in reasons(output).items()]
+    if manifest.notes:
+        lines.append(f"  written, but see {output / NOTES}:")
+        lines += [f"    {n} × {note}" for note, n in manifest.notes.items()]
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from datamodules.prepare.slices import SliceInfo, slice_paths
 from datamodules.prepare.sources.source import Part, Source
 from datamodules.store.store import (
     MAX_SHARD_ROWS,
+    NOTES,
     REJECTED,
     Manifest,
     ShardInfo,
@@ -50,7 +51,7 @@ class PartSlices:
 def finish(
     output: Path, source: Source, parts: list[PartSlices], options: dict[str, Any]
 ) -> Manifest:
-    """Writes shards, `rejected.jsonl` and, last, the manifest.
+    """Writes shards, `rejected.jsonl`, `notes.jsonl` and, last, the manifest.
 
     Args:
         output: The store's folder.
@@ -61,6 +62,7 @@ def finish(
     duplicates = _duplicates(parts)
     shards = _write_shards(output, parts, duplicates)
     counts = _write_rejected(output, parts, duplicates)
+    notes = _write_notes(output, parts)
     units = {target.name: target.unit for target in source.targets}
     manifest = Manifest(
         layout="peaks",
@@ -83,6 +85,7 @@ def finish(
             "python": platform.python_version(),
             **{name: version(name) for name in SOFTWARE},
         },
+        notes=notes,
     )
     manifest.save(output)
     return manifest
@@ -224,6 +227,29 @@ def _write_rejected(
     assert counts["read"] == counts["written"] + counts["rejected"] + counts["duplicates"], counts
     replace_file(output / REJECTED, "".join(lines).encode())
     return dict(counts)
+
+
+def _write_notes(output: Path, parts: list[PartSlices]) -> dict[str, int]:
+    """Writes `notes.jsonl` in source order, if there is a note, and counts by note."""
+    gone: set[tuple[str, int]] = set()
+    with open(output / REJECTED, encoding="utf-8") as stream:
+        for line in stream:
+            entry = json.loads(line)
+            if entry["reason"] == "duplicate id":
+                gone.add((entry["file"], entry["entry"]))
+    notes = [
+        note
+        for part in parts
+        for info in part.slices
+        for note in info.notes
+        if (note["file"], note["entry"]) not in gone
+    ]
+    if notes:
+        lines = [json.dumps(note, ensure_ascii=False) + "\n" for note in notes]
+        replace_file(output / NOTES, "".join(lines).encode())
+    else:
+        (output / NOTES).unlink(missing_ok=True)
+    return dict(Counter(note["note"] for note in notes).most_common())
 
 
 def reasons(output: Path) -> dict[str, int]:

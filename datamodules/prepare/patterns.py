@@ -17,13 +17,13 @@ import numpy as np
 
 from datamodules.arguments import ArgumentParser
 from datamodules.files import replace_file
-from datamodules.formula import parse_formula, whole_amounts
+from datamodules.formula import parse_formula
 from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
 from datamodules.measured.scan import wavelength_of_row
-from datamodules.prepare.crystals.crystal import reduced_formula
+from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.sources.source import SourceError, Target
 from datamodules.prepare.targets import parse_targets
 from datamodules.store.store import (
@@ -119,11 +119,9 @@ def material(
     if wavelength := wavelength_of_row(row.wavelength):
         options = replace(options, wavelength=wavelength)
     pattern = convert(read_scan(folder / row.file, axis), grid, options)
-    amounts = whole_amounts(fractions)
-    formula = reduced_formula(elements, fractions.astype(float) if amounts is None else amounts)
     return Material(
         id=row.file,
-        formula=formula,
+        formula=reduced_formula(elements, fractions.astype(np.float64)),
         elements=elements,
         fractions=fractions,
         profile=pattern.profile.astype(np.float16),

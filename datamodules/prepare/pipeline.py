@@ -27,7 +27,7 @@ from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slic
 from datamodules.prepare.sources.source import Part, Source, SourceError
 from datamodules.store.store import FORMAT_VERSION, MANIFEST, Manifest
 
-PREPARATION = 1
+PREPARATION = 2
 """Version of the preparation: raised when the same input would give another store."""
 
 WORK = ".prepare"

@@ -59,6 +59,7 @@ class Manifest:
         physics: How the lines were computed: `q_range` covered (Å⁻¹), thresholds, merging.
         software: Versions of the programs that made the store.
         format_version: `FORMAT_VERSION` of the writer.
+        notes: How many rows each note is about; the rows are in `notes.jsonl`.
     """
 
     layout: Layout
@@ -72,6 +73,7 @@ class Manifest:
     physics: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    notes: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Writes the manifest at once or not at all.

@@ -34,6 +34,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "MAX_SHARD_ROWS",
+    "NOTES",
     "REJECTED",
     "STRUCTURE_TARGETS",
     "Layout",
@@ -53,6 +54,7 @@ __all__ = [
 
 MAX_SHARD_ROWS = 8192
 REJECTED = "rejected.jsonl"
+NOTES = "notes.jsonl"
 
 STRUCTURE_TARGETS = {"volume_per_atom": "Å³", "density": "g/cm³"}
 """Columns of every store that may be trained on like a target, with their units."""

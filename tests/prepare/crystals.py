@@ -38,12 +38,15 @@ def crystal_of(structure: Structure) -> Crystal:
 
 
 def random_structure(seed: int, n_atoms: int = 5) -> Structure:
-    """A triclinic cell of random atoms."""
+    """A triclinic cell of random atoms, none nearer than 0.6 Å to another."""
     random = np.random.default_rng(seed)
     lattice = Lattice.from_parameters(*random.uniform(4, 8, 3), *random.uniform(60, 115, 3))
     elements = ["Li", "O", "Ti", "Fe", "Ba", "Cu", "Si", "S"]
     symbols = [str(s) for s in random.choice(elements, n_atoms)]
-    return Structure(lattice, symbols, random.random((n_atoms, 3)))
+    while True:
+        structure = Structure(lattice, symbols, random.random((n_atoms, 3)))
+        if structure.is_valid(tol=0.6):
+            return structure
 
 
 def cif_text(structure: Structure) -> str:

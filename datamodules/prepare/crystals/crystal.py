@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datamodules.elements import SYMBOLS
 
 MAX_ATOMS = 5000
 MAX_VOLUME = 100_000.0
@@ -16,6 +19,12 @@ MAX_EDGE = 1000.0
 """Å."""
 VOLUME_PER_ATOM = (1.0, 1000.0)
 """Å³: from twice as dense as metallic hydrogen at 400 GPa to an atom alone in a box."""
+
+MAX_DENSITY = 30.0
+"""g/cm³; a third above osmium's 22.6, the densest at ambient pressure. Denser cells are one atom
+listed several times, or lengths in wrong units."""
+OCCUPANCY_TOLERANCE = 1.001e-3
+"""Above 1: occupancies rounded to three digits, 0.667 + 0.334."""
 
 _AMU_PER_CUBIC_ANGSTROM = 1.66053906892
 """g/cm³; the atomic mass constant of CODATA 2022."""
@@ -38,6 +47,18 @@ class EntryError(ValueError):
         return type(self), (self.reason, self.detail)
 
 
+class Note(NamedTuple):
+    """What deserves a word about an entry that is used.
+
+    Attributes:
+        phrase: A fixed phrase, the same for all entries of which this is true, to count by.
+        detail: What exactly is true here.
+    """
+
+    phrase: str
+    detail: str = ""
+
+
 @dataclass(frozen=True)
 class Crystal:
     """A unit cell as flat arrays, one row a species on a site.
@@ -48,6 +69,9 @@ class Crystal:
         numbers: Atomic numbers, shape (n,), int64. Deuterium is 1.
         occupancies: Shape (n,), in (0, 1]; species that share a site are rows of equal coordinates.
         masses: Atomic masses, shape (n,), in atomic mass units; deuterium has its own.
+        hydrogens: Hydrogen atoms in the cell whose places are unknown: they count in the
+            composition, the density and the volume per atom, and do not scatter.
+        notes: What whoever read it has to say about it.
     """
 
     lattice: NDArray[np.float64]
@@ -55,6 +79,8 @@ class Crystal:
     numbers: NDArray[np.int64]
     occupancies: NDArray[np.float64]
     masses: NDArray[np.float64]
+    hydrogens: float = 0.0
+    notes: tuple[Note, ...] = ()
 
     @classmethod
     def from_symbols(
@@ -63,14 +89,18 @@ class Crystal:
         coordinates: NDArray[np.float64],
         symbols: list[str],
         occupancies: NDArray[np.float64] | None = None,
+        hydrogens: float = 0.0,
+        notes: tuple[Note, ...] = (),
     ) -> Crystal:
         """Builds and checks a crystal from element symbols.
 
         Args:
             lattice: Cell vectors as rows, shape (3, 3), Å.
             coordinates: Fractional coordinates, shape (n, 3).
-            symbols: n element symbols, without charges; "D" is deuterium.
+            symbols: n element symbols, without charges; "D" is deuterium, "T" is tritium.
             occupancies: Shape (n,); all 1 if left out.
+            hydrogens: Hydrogen atoms in the cell whose places are unknown.
+            notes: What there is to say about it.
 
         Raises:
             EntryError: if the crystal is not one: unknown element, no atoms, values that are not
@@ -90,6 +120,8 @@ class Crystal:
             numbers,
             np.ascontiguousarray(occupancies, dtype=np.float64),
             masses,
+            float(hydrogens),
+            notes,
         )
         crystal._check()
         return crystal
@@ -107,7 +139,7 @@ class Crystal:
     @property
     def n_atoms(self) -> float:
         """Atoms in the cell, weighted by occupancy."""
-        return float(self.occupancies.sum())
+        return float(self.occupancies.sum()) + self.hydrogens
 
     @property
     def volume_per_atom(self) -> float:
@@ -117,14 +149,19 @@ class Crystal:
     @property
     def density(self) -> float:
         """Mass density in g/cm³."""
-        mass = float((self.masses * self.occupancies).sum())
+        mass = float((self.masses * self.occupancies).sum()) + self.hydrogens * _species()["H"][1]
         return mass / self.volume * _AMU_PER_CUBIC_ANGSTROM
 
     def composition(self) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """Atomic numbers, ascending, and the number of atoms of each in the cell."""
         amounts = np.bincount(self.numbers, self.occupancies).astype(np.float64)
+        amounts[1] += self.hydrogens
         elements = np.flatnonzero(amounts)
         return elements.astype(np.uint8), amounts[elements]
+
+    def symbol(self, row: int) -> str:
+        """The element's symbol of a row."""
+        return SYMBOLS[int(self.numbers[row])]
 
     def _check(self) -> None:
         if self.lattice.shape != (3, 3) or self.coordinates.shape != (len(self.numbers), 3):
@@ -139,7 +176,7 @@ class Crystal:
         ):
             if not np.isfinite(values.sum()):
                 raise EntryError("value that is not finite", what)
-        if not (self.occupancies.min() > 0 and self.occupancies.max() <= 1.001):
+        if not (self.occupancies.min() > 0 and self.occupancies.max() <= 1 + OCCUPANCY_TOLERANCE):
             worst = self.occupancies[np.argmax(np.abs(self.occupancies - 0.5))]
             raise EntryError("occupancy outside of (0, 1]", f"{worst:g}")
         if len(self.numbers) > MAX_ATOMS:
@@ -153,6 +190,8 @@ class Crystal:
             raise EntryError(
                 "absurd volume per atom", f"{self.volume_per_atom:.4g} Å³, not in {low:g}–{high:g}"
             )
+        if self.density > MAX_DENSITY:
+            raise EntryError("absurd density", f"{self.density:.4g} g/cm³ > {MAX_DENSITY:g} g/cm³")
 
 
 @cache
@@ -160,28 +199,10 @@ def _species() -> dict[str, tuple[int, float]]:
     """Atomic number and mass by symbol, deuterium included."""
     from pymatgen.core import Element
 
-    symbols = [*Element.__members__, "D"]
+    symbols = [*Element.__members__, "D", "T"]
     return {s: (int(Element(s).Z), float(Element(s).atomic_mass)) for s in symbols}
 
 
 def is_symbol(text: str) -> bool:
     """Whether a text is an element's symbol, nothing more and nothing less."""
     return text in _species()
-
-
-def reduced_formula(elements: NDArray[np.uint8], amounts: NDArray[np.float64]) -> str:
-    """The reduced formula as pymatgen writes it, e.g. "Li3Fe2(PO4)3".
-
-    Args:
-        elements: Atomic numbers, shape (n,).
-        amounts: Atoms of each in the cell, shape (n,).
-    """
-    return _formula(tuple(elements.tolist()), tuple(np.round(amounts, 6).tolist()))
-
-
-@lru_cache(maxsize=65536)
-def _formula(elements: tuple[int, ...], amounts: tuple[float, ...]) -> str:
-    from pymatgen.core import Composition, Element
-
-    species = {Element.from_Z(z): n for z, n in zip(elements, amounts, strict=True)}
-    return str(Composition(species).reduced_formula)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.prepare.crystals.composition import Stated, stated_amounts
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.sources.json_entries import BrokenJson, iterate_entries, parse_entry
 from datamodules.prepare.sources.source import (
@@ -99,6 +100,7 @@ class AlexandriaSource(Source):
             crystal = crystal_from_dict(structure)
             targets = {t.name: number(data.get(t.column), t.column) for t in self.labels}
             space_group = data.get("spg")
+            stated = _stated(entry, data)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise EntryError(
                 "not an entry of Alexandria", f"{type(error).__name__}: {error}"
@@ -106,7 +108,7 @@ class AlexandriaSource(Source):
         if not isinstance(identifier, str) or not identifier:
             raise EntryError("no identifier")
         valid = isinstance(space_group, int) and 1 <= space_group <= 230
-        return Entry(identifier, crystal, targets, space_group if valid else None)
+        return Entry(identifier, crystal, targets, space_group if valid else None, stated)
 
     def identify(self, record: Any) -> str | None:
         """The entry's `mat_id`, if it has one."""
@@ -114,6 +116,16 @@ class AlexandriaSource(Source):
             return str(parse_entry(record)["data"]["mat_id"])
         except (ValueError, KeyError, TypeError):
             return None
+
+
+def _stated(entry: dict[str, Any], data: dict[str, Any]) -> tuple[Stated, ...]:
+    """The compositions that an entry states: that of the cell, and the formula in `data`."""
+    stated = []
+    if isinstance(composition := entry.get("composition"), dict) and composition:
+        stated.append(stated_amounts("composition", composition))
+    if isinstance(formula := data.get("formula"), str) and formula:
+        stated.append(Stated("data.formula", formula))
+    return tuple(stated)
 
 
 def crystal_from_dict(structure: dict[str, Any]) -> Crystal:
@@ -140,7 +152,7 @@ def crystal_from_dict(structure: dict[str, Any]) -> Crystal:
             symbols,
             np.array(occupancies, dtype=np.float64),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         if isinstance(error, EntryError):
             raise
         raise EntryError("malformed structure", str(error)) from None

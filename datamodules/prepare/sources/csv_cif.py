@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.prepare.crystals.cif import crystal_from_cif
+from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import EntryError
 from datamodules.prepare.sources.source import (
     Entry,
@@ -27,6 +28,8 @@ from datamodules.prepare.sources.source import (
 
 ID_COLUMNS = ("material_id", "mat_id", "entry_id", "id", "name")
 CIF_COLUMNS = ("cif", "structure")
+FORMULA_COLUMNS = ("formula", "pretty_formula", "full_formula", "reduced_formula")
+"""Columns that state the composition: the atoms are compared with the first that is there."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class CsvSource(LabelledSource):
         return parts
 
     def records(self, part: Part, progress: Progress) -> Iterator[Any]:
-        """Yields (id, CIF text, label texts) of each row.
+        """Yields (id, CIF text, label texts, stated formula) of each row.
 
         Raises:
             SourceError: if the file is truncated or no CSV.
@@ -69,11 +72,16 @@ class CsvSource(LabelledSource):
         path = part_names(self.files)[part.name]
         with open_compressed(path, progress) as stream:
             rows = _rows(stream, path)
-            id_at, cif_at, label_at = self._columns(next(rows, []), part.name)
+            header = next(rows, [])
+            id_at, cif_at, label_at = self._columns(header, part.name)
+            stating = [i for i, name in enumerate(header) if name in FORMULA_COLUMNS][:1]
+            wanted = [id_at, cif_at, *label_at, *stating]
             for row in rows:
                 if row:
-                    padded = row + [""] * (max(id_at, cif_at, *label_at, 0) + 1 - len(row))
-                    yield padded[id_at], padded[cif_at], [padded[i] for i in label_at]
+                    row += [""] * (max(wanted) + 1 - len(row))
+                    formula = [Stated(f"column {header[i]}", row[i]) for i in stating if row[i]]
+                    labels = [row[i] for i in label_at]
+                    yield row[id_at], row[cif_at], labels, tuple(formula)
 
     def entry(self, record: Any, position: int) -> Entry:
         """Parses a row.
@@ -81,7 +89,7 @@ class CsvSource(LabelledSource):
         Raises:
             EntryError: if this row cannot be used.
         """
-        identifier, cif, labels = record
+        identifier, cif, labels, stated = record
         if not identifier:
             raise EntryError("no identifier")
         if not cif.strip():
@@ -90,7 +98,7 @@ class CsvSource(LabelledSource):
             target.name: number(text, target.column)
             for target, text in zip(self.labels, labels, strict=True)
         }
-        return Entry(identifier, crystal_from_cif(cif), targets)
+        return Entry(identifier, crystal_from_cif(cif), targets, stated=stated)
 
     def identify(self, record: Any) -> str | None:
         """The row's identifier."""

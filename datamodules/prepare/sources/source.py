@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 
 
@@ -54,12 +55,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """A crystal with its identifier and labels (None where missing)."""
+    """A crystal with its identifier and labels (None where missing).
+
+    Attributes:
+        id: The source's identifier.
+        crystal: The crystal.
+        targets: Labels by their canonical names.
+        space_group: International number, if the source states it.
+        stated: The compositions that the source states beside the atoms: they are compared.
+    """
 
     id: str
     crystal: Crystal
     targets: dict[str, float | None] = field(default_factory=dict)
     space_group: int | None = None
+    stated: tuple[Stated, ...] = ()
 
 
 class Source(ABC):
@@ -267,6 +277,8 @@ def number(value: Any, column: str) -> float | None:
         return None
     try:
         result = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise EntryError("label is not a number", f"{column} is beyond every number") from None
     except (TypeError, ValueError):
         raise EntryError("label is not a number", f"{column}={value!r}") from None
     return result if math.isfinite(result) else None
