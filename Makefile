@@ -13,7 +13,8 @@
 #   SWEEP     sweep, for `make sweep`                   (configs/sweep/lr.yaml)
 #   STUDY     for `make study-…`: mp takes configs/study/…_mp.yaml (the embedded data)
 #   JOBS      runs at a time, for sweeps and studies    (1)
-#   LAB       folder of measured patterns, for `make adapt`; LABELS: table of their formulas;
+#   LAB       folder of measured patterns, for `make adapt` (none: those of data/lab); LABELS: table
+#             of their formulas;
 #             LAB_ARGS: such as "--wavelength CuKa"
 #   ARGS      anything else, as for `xxact fit`: ARGS="--run runs/mine --trainer.max_steps 5000"
 #   PYTHON    the Python (3.11 or newer) that makes the environment
@@ -75,24 +76,24 @@ align: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone by contrasti
 geometry: $(READY) $(if $(DATA),,$(EMBEDDED)) ## pretrain the backbone on volumes and densities (after align)
 	$(BIN)/xxact fit --config configs/pretrain_geometry.yaml $(OVERLAYS) $(ARGS)
 
-regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.init_args.init_from …")
+regress: $(READY) $(if $(DATA),,$(EMBEDDED)) ## train on labels (ARGS="--model.init_from …")
 	$(BIN)/xxact fit --config configs/regression.yaml $(REGRESSED) $(ARGS)
 
 adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table.csv [CKPT=…] [CONFIG=…])
-	test -d data/lab || $(BIN)/xxact prepare patterns $(LAB) $(if $(LABELS),--labels $(LABELS)) $(LAB_ARGS) --output data/lab
+	$(if $(LAB),$(BIN)/xxact prepare patterns $(LAB) $(if $(LABELS),--labels $(LABELS)) $(LAB_ARGS) --output data/lab)
 	$(BIN)/xxact fit --config $(if $(filter file,$(origin CONFIG)),configs/pretrain_masked_contrastive.yaml,$(CONFIG)) \
 	  --config configs/augmentation/measured.yaml --config configs/data/lab.yaml \
-	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_args.init_from $(CKPT)) $(ARGS)
+	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_from $(CKPT)) $(ARGS)
 
 evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)
 	$(BIN)/xxact test --config $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml \
-	  --ckpt_path $(CKPT) $(ARGS)
+	  --checkpoint $(CKPT) $(ARGS)
 
 predict: $(READY) ## predict the materials of a table (CKPT=… INPUT=table.csv [STORE=…])
 	$(BIN)/xxact predict --checkpoint $(CKPT) --input $(INPUT) $(if $(STORE),--store $(STORE)) $(ARGS)
 
 validate: $(READY) ## metrics of a checkpoint on the validation split (CKPT=…)
-	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --ckpt_path $(CKPT) $(ARGS)
+	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --checkpoint $(CKPT) $(ARGS)
 
 sweep: $(READY) $(EMBEDDED) ## search for the best values of any keys (SWEEP=… JOBS=…)
 	$(BIN)/xxact sweep --config $(SWEEP) --jobs $(JOBS) $(ARGS)

@@ -2,11 +2,37 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+
+def respell(words: Sequence[str], known: Collection[str]) -> list[str]:
+    """Flags as they are called, where hyphens and underscores were taken for each other.
+
+    Args:
+        words: A command line.
+        known: The flags that there are.
+
+    Returns:
+        The words; what is no flag in either spelling stays.
+    """
+    spelled = {flag.replace("_", "-"): flag for flag in known}
+    respelled = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag not in known:
+            flag = spelled.get(flag.replace("_", "-"), flag)
+        respelled.append(flag + equals + value)
+    return respelled
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser; a mistake is told in one line, without the usage."""
+    """argparse's parser; a mistake is told in one line, without the usage; see `respell`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of argparse; a flag's words may be joined by hyphens or underscores."""
+        words = respell(sys.argv[1:] if args is None else args, self._option_string_actions)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""

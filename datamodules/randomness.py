@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     SPLIT = 2
     FRACTION = 3
     DROPOUT = 4
+    VALIDATION = 5
     MASK = 10
     SCALE = 11
     MODALITY = 12

@@ -16,7 +16,15 @@ from datamodules.rendering.augmentation import STRAIN_POWERS, Augmentation
 from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
-from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, key_column, to_keys
+from datamodules.store.splits import (
+    SPLITS,
+    SplitConfig,
+    assign,
+    keep_fraction,
+    key_column,
+    spread,
+    to_keys,
+)
 from datamodules.stream.stream import Batches, Stream, check_world_size, mean_and_std, number_copies
 
 
@@ -38,7 +46,7 @@ class XRDDataModule(L.LightningDataModule):
         augment: False switches them off, whatever the ranges; True refuses ranges that are all off.
         peaks: Peak shape without augmentation.
         num_workers: Processes that gather ahead; 0 gathers in the training process.
-        seed: Seed of order, masks and augmentation.
+        seed: Seed of order, masks and augmentation; None takes the run's, `seed_everything`.
         max_elements: Element slots of a material, E.
         shuffle: Whether training permutes the materials in each epoch.
         repeat: How many times an epoch serves the training materials of a store, by its folder: for
@@ -57,12 +65,18 @@ class XRDDataModule(L.LightningDataModule):
         augment: bool | None = None,
         peaks: PeakShape = PeakShape(),  # noqa: B008
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         max_elements: int = 12,
         shuffle: bool = True,
         repeat: dict[str, int] | None = None,
+        max_validation: int | None = 20_000,
     ) -> None:
         super().__init__()
+        if max_validation is not None and max_validation < 1:
+            raise ValueError(
+                f"max_validation is {max_validation}; give at least 1, or null for all. To switch "
+                "validation off: --trainer.limit_val_batches 0"
+            )
         if num_workers < 0:
             raise ValueError(f"num_workers is {num_workers}; give 0 or more")
         if not 0 < fraction <= 1:
@@ -86,7 +100,8 @@ class XRDDataModule(L.LightningDataModule):
         self.split = split
         self.fraction = fraction
         self.num_workers = num_workers
-        self.seed = seed
+        self.seed = 0 if seed is None else seed
+        self.max_validation = max_validation
         self.max_elements = max_elements
         self.shuffle = shuffle
         self._rows: dict[str, np.ndarray] = {}
@@ -94,7 +109,6 @@ class XRDDataModule(L.LightningDataModule):
         # Opened at once: a wrong path is told before a run's folder is made.
         self.collection = Collection(stores)
         self.collection.check_targets(self.target_names)
-        self.collection.check_grid(grid)
         self._where = ", ".join(str(store.folder) for store in self.collection.stores)
         if self.collection.max_elements > max_elements:
             raise ValueError(
@@ -102,6 +116,9 @@ class XRDDataModule(L.LightningDataModule):
                 f"data.max_elements is {max_elements}; raise it"
             )
         self.augmentation = Augmentation() if augment is False else augmentation
+        self.collection.check_grid(grid, self.augmentation.strain, self.augmentation.largest_shift)
+        for line in self.collection.differences_of_peaks(peaks.fwhm, peaks.polarization):
+            rank_zero_warn(line)
         # A strained cell has another volume and density: their labels go with it.
         powers = [STRAIN_POWERS.get(name, 0) for name in self.target_names]
         self.renderer = Renderer(grid, peaks, self.augmentation, powers)
@@ -182,14 +199,25 @@ class XRDDataModule(L.LightningDataModule):
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def stream(self, split: str, *, train: bool = False) -> Stream:
+    def sample(self, split: str) -> np.ndarray:
+        """The rows of a split that a validation or calibration uses, in an order by hash.
+
+        Shape (n,), n at most `max_validation`. Any first part of them, as `limit_val_batches`
+        takes it, is a sample of all stores.
+        """
+        rows = self.rows(split)
+        formulas = self.collection.column("formula_key")[rows]
+        return spread(rows, formulas, self.split.seed, self.max_validation)
+
+    def stream(self, split: str, *, train: bool = False, rows: np.ndarray | None = None) -> Stream:
         """The loader of a split for this process.
 
         Args:
             split: "train", "validation", "calibration", "test" or "all".
             train: Shuffled, endless and resumable, or each row once in its order.
+            rows: Which of the split's rows to serve, in which order; None serves all.
         """
-        rows = self.rows(split)
+        rows = self.rows(split) if rows is None else rows
         trainer = self.trainer
         with_impurities = train and self.augmentation.has_impurity
         impurities = (self.augmentation, np.unique(rows)) if with_impurities else None
@@ -231,8 +259,9 @@ class XRDDataModule(L.LightningDataModule):
         return self._training[1]
 
     def val_dataloader(self) -> Stream | list[Any]:
-        """Batches of the validation split."""
-        return self.stream("validation") if len(self.rows("validation")) else []
+        """Batches of the validation split's `sample`."""
+        rows = self.sample("validation")
+        return self.stream("validation", rows=rows) if len(rows) else []
 
     def test_dataloader(self) -> Stream:
         """Batches of the test split."""
@@ -243,7 +272,7 @@ class XRDDataModule(L.LightningDataModule):
         return self.stream("all")
 
     def calibration_dataloader(self) -> Stream:
-        """Batches of the calibration split.
+        """Batches of the calibration split's `sample`.
 
         Raises:
             ValueError: if it is empty.
@@ -253,7 +282,7 @@ class XRDDataModule(L.LightningDataModule):
                 f"{self._where}: the calibration split is empty; use a larger store or "
                 "raise data.split.calibration"
             )
-        return self.stream("calibration")
+        return self.stream("calibration", rows=self.sample("calibration"))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Renders the patterns on the batch's device."""

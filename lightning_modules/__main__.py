@@ -14,8 +14,8 @@ Data (start at once, without torch):
 
 Training (recipes in configs/, later files and flags win):
   fit       --config RECIPE [--config OVERLAY …] [--run FOLDER] [--resume [auto]] [--key value …]
-  validate  --config RECIPE --ckpt_path CHECKPOINT
-  test      --config RECIPE --ckpt_path CHECKPOINT
+  validate  --config RECIPE --checkpoint CHECKPOINT
+  test      --config RECIPE --checkpoint CHECKPOINT
 
 Using a trained model (a checkpoint is enough, no recipe):
   predict   --checkpoint CHECKPOINT --input TABLE.csv|FOLDER [--store STORE] [--aligned CHECKPOINT]

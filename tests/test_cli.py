@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules.arguments import ArgumentParser
 from datamodules.store.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
@@ -124,6 +125,36 @@ def test_what_all_runs_share_stands_in_no_recipe() -> None:
         assert "augment" not in said["data"], recipe
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["test", "--checkpoint", "a-b.ckpt"], ["test", "--ckpt_path", "a-b.ckpt"]),
+        (["validate", "--ckpt-path=a-b.ckpt"], ["validate", "--ckpt_path=a-b.ckpt"]),
+        (["fit", "--checkpoint.keep-best=2"], ["fit", "--checkpoint.keep_best=2"]),
+        (["fit", "--model.mask-ratio", "-1"], ["fit", "--model.mask_ratio", "-1"]),
+        (["fit", "--data.repeat.data/my-lab=2"], ["fit", "--data.repeat.data/my-lab=2"]),
+    ],
+)
+def test_hyphens_and_underscores_and_both_names_of_a_checkpoint(
+    words: list[str], expected: list[str]
+) -> None:
+    assert training.spelled(words) == expected
+
+
+def test_flags_of_commands_without_keys_in_either_spelling(tmp_path: Path) -> None:
+    parser = ArgumentParser(prog="xxact")
+    parser.add_argument("--formula-from-name", action="store_true")
+    parser.add_argument("--batch_size", type=int)
+    for words in (
+        ["--formula_from_name", "--batch-size=3"],
+        ["--formula-from-name", "--batch_size", "3"],
+    ):
+        given = parser.parse_args(words)
+        assert (given.formula_from_name, given.batch_size) == (True, 3)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--formula_from_nam3"])
+
+
 def test_a_reader_that_goes_away_gets_no_traceback(store: str) -> None:
     command = f"{sys.executable} -m lightning_modules inspect {store} | true"
     done = subprocess.run(
@@ -153,6 +184,31 @@ def test_interpolation_follows_overlays_and_the_command_line_wins(
     assert resolved(parsed()) == (width, width)
     assert resolved(parsed("--model.backbone.width=64")) == (64, 64)
     assert resolved(parsed("--model.decoder_width=32")) == (width, 32)
+
+
+def test_one_seed_changes_everything_that_is_random(
+    fit: Callable[..., int], tmp_path: Path
+) -> None:
+    def seeds(*more: str) -> tuple[int, int, float]:
+        """Of weights and of data, and the sum of the weights."""
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        assert fit(*STEPS, "--trainer.max_steps=1", *more, f"--run={folder}") == 0
+        last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        position = last["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+        weight = float(last["state_dict"]["backbone.xrd.stem.0.weight"].sum())
+        return config["seed_everything"], position["seed"], weight
+
+    first, second = seeds(), seeds("--seed_everything=1")
+    assert first[:2] == (0, 0)
+    assert second[:2] == (1, 1), "order, masks and modality draws follow"
+    assert first[2] != second[2]
+    alone = seeds("--data.seed=1")
+    assert alone[:2] == (0, 1)
+    # A run's own file as a recipe: it does not pin the seed of the data.
+    from_file = seeds(f"--config={tmp_path / 'run0/config.yaml'}", "--seed_everything=2")
+    assert from_file[:2] == (2, 2)
+    assert seeds("--seed_everything=false")[1] == 0
 
 
 def test_a_run_leaves_checkpoints_metrics_pictures_and_its_configuration(
@@ -284,13 +340,15 @@ def test_a_changed_model_value_cannot_be_resumed(
 def test_validate_repeats_the_runs_own_metrics(fit: Callable[..., int], tmp_path: Path) -> None:
     assert fit(*STEPS) == 0
     run = tmp_path / "run"
-    last = f"--ckpt_path={run / 'checkpoints/last.ckpt'}"
+    last = f"--checkpoint={run / 'checkpoints/last.ckpt'}"
     assert main(["validate", f"--config={run / 'config.yaml'}", last]) == 0
     written = json.loads((run / "metrics.validate.json").read_text())
     final = json.loads((run / "metrics.json").read_text())
     for name in ("val/masked/mse", "val/far/mse", "val/without_composition/mse"):
         assert written[name] == pytest.approx(final[name], rel=1e-5)
-    assert main(["test", f"--config={run / 'config.yaml'}", last]) == 0
+    # Lightning's name for it works as well, in one word or two.
+    old = ["--ckpt_path", str(run / "checkpoints/last.ckpt")]
+    assert main(["test", f"--config={run / 'config.yaml'}", *old]) == 0
     assert json.loads((run / "metrics.test.json").read_text())["test/masked/mse"] > 0
 
 
@@ -353,7 +411,7 @@ def test_a_mistake_is_told_in_one_line_and_writes_nothing(
 def test_checkpoints_that_cannot_be_used_are_refused(
     fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "no checkpoint; give one with --ckpt_path" in error_of(
+    assert "no checkpoint; give one with --checkpoint" in error_of(
         capsys, lambda: fit(command="validate")
     )
     broken, foreign, old = (tmp_path / n for n in ("broken.ckpt", "foreign.ckpt", "old.ckpt"))

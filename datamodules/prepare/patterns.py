@@ -26,6 +26,7 @@ from datamodules.measured.scan import wavelength_of_row
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.sources.source import SourceError, Target
 from datamodules.prepare.targets import parse_targets
+from datamodules.store.manifest import MANIFEST
 from datamodules.store.store import (
     MAX_SHARD_ROWS,
     REJECTED,
@@ -145,7 +146,10 @@ def prepare(
         SourceError: if the output exists, or no row can be used.
     """
     if output.exists():
-        raise SourceError(f"{output}: exists already; delete it or choose another --output")
+        raise SourceError(
+            f"{output}: exists already, of other patterns or options; delete it or choose another "
+            "--output"
+        )
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     materials: list[Material] = []
@@ -227,6 +231,24 @@ def _plain(options: Options) -> dict[str, Any]:
     }
 
 
+def _checksum(folder: Path, rows: list[Row]) -> str:
+    """Of the table and of what its files hold: scans that came later, or again, change it."""
+    digest = hashlib.blake2b(repr(rows).encode(), digest_size=16)
+    for row in rows:
+        file = folder / row.file
+        if row.file and file.is_file():
+            digest.update(hashlib.blake2b(file.read_bytes(), digest_size=16).digest())
+    return digest.hexdigest()
+
+
+def _is_there(output: Path, source: dict[str, Any], options: dict[str, Any], grid: Grid) -> bool:
+    """Whether the output is a whole store of these very patterns, made with these options."""
+    if not (output / MANIFEST).is_file():
+        return False
+    there = Manifest.load(output)
+    return there.source == source and there.options == options and there.grid == grid.to_dict()
+
+
 def main(argv: list[str]) -> int:
     """Runs `xxact prepare patterns`."""
     parser = ArgumentParser(
@@ -276,20 +298,26 @@ def main(argv: list[str]) -> int:
         raise SourceError("--targets: needs the table they are in; name it with --labels")
     columns = {key: getattr(given, f"{key}_column") for key in ("file", "formula", "wavelength")}
     rows = read_rows(given.folder, given.labels, targets, columns)
-    digest = hashlib.blake2b(repr(rows).encode(), digest_size=16).hexdigest()
+    grid = Grid(given.two_theta_min, given.two_theta_max, given.step)
+    options = options_from(given, given.fwhm)
     source = {
         "name": "measured patterns",
         "licence": given.licence,
         "citation": given.citation,
-        "files": [{"name": given.folder.name, "bytes": None, "checksum": digest}],
+        "files": [
+            {"name": given.folder.name, "bytes": None, "checksum": _checksum(given.folder, rows)}
+        ],
     }
+    if _is_there(given.output, source, _plain(options) | {"axis": given.axis}, grid):
+        print(f"{given.output}: is there already, of the same patterns and options")
+        return 0
     manifest = prepare(
         given.folder,
         rows,
         given.output,
         targets,
-        Grid(given.two_theta_min, given.two_theta_max, given.step),
-        options_from(given, given.fwhm),
+        grid,
+        options,
         given.axis,
         source,
     )

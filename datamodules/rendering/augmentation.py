@@ -113,6 +113,11 @@ class Augmentation:
         return self != Augmentation()
 
     @property
+    def largest_shift(self) -> float:
+        """How far a line may be moved along 2θ, degrees, but for strain."""
+        return self.zero_shift + math.degrees(2.0 * self.displacement)
+
+    @property
     def has_impurity(self) -> bool:
         """Whether any pattern gets another material's lines."""
         return self.impurity > 0 and self.impurity_probability > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,8 +90,45 @@ class Collection:
         if len(set(targets)) != len(targets):
             raise ValueError(f"targets {', '.join(targets)}: one is named twice")
 
-    def check_grid(self, grid: Grid) -> None:
+    def differences_of_peaks(self, fwhm: float, polarization: float) -> list[str]:
+        """Where measured patterns were prepared for other peaks than the recipe draws.
+
+        Args:
+            fwhm: Width of the recipe's peaks, degrees.
+            polarization: P of the recipe's polarization factor.
+
+        Returns:
+            A line for each difference, with its mend.
+        """
+        lines = []
+        for store in self.stores:
+            options = store.manifest.options
+            if store.manifest.layout != "profile" or "fwhm" not in options:
+                continue
+            if options["fwhm"] is not None and abs(options["fwhm"] - fwhm) > _SLACK:
+                lines.append(
+                    f"{store.folder}: narrower lines were widened to {options['fwhm']:g}°, "
+                    f"data.peaks.fwhm is {fwhm:g}°: measured and simulated patterns differ in "
+                    f"width; prepare it again with --fwhm {fwhm:g}, or change data.peaks.fwhm"
+                )
+            # `prepare patterns` converts every measurement to an unpolarised tube's.
+            its = options.get("model_polarization", 1.0)
+            if abs(its - polarization) > _SLACK:
+                lines.append(
+                    f"{store.folder}: its intensities are those of polarization {its:g}, "
+                    f"data.peaks.polarization is {polarization:g}: measured and simulated patterns "
+                    f"differ in their intensities; set data.peaks.polarization to {its:g}"
+                )
+        return lines
+
+    def check_grid(self, grid: Grid, strain: float = 0.0, shift: float = 0.0) -> None:
         """Refuses a grid on which a store's patterns cannot be given.
+
+        Args:
+            grid: The model's grid.
+            strain: Largest strain of the lattice spacings, either way: it pulls lines into the
+                window from beyond its ends.
+            shift: Largest shift of the lines, either way, degrees 2θ; so does this.
 
         Raises:
             StoreError: if a dense store has another grid, or a store's lines end inside the window
@@ -112,6 +150,22 @@ class Collection:
                     f"needs {grid.q_min:.3f} to {grid.q_max:.3f} Å⁻¹; narrow data.grid or prepare "
                     "the store with a wider range"
                 )
+            largest = min(
+                high / q_at(grid, grid.two_theta_max + shift) - 1.0,
+                1.0 - low / q_at(grid, grid.two_theta_min - shift),
+            )
+            if (strain > 0 or shift > 0) and strain > largest + _SLACK:
+                raise StoreError(
+                    f"{store.folder}: its lines end at Q = {low:.3f} and {high:.3f} Å⁻¹: a strain "
+                    f"of {strain:g} would leave an edge of the window empty; lower data."
+                    f"augmentation.strain to {max(largest, 0.0):.3f}, narrow data.grid, or prepare "
+                    "the store with a wider range"
+                )
+
+
+def q_at(grid: Grid, two_theta: float) -> float:
+    """Scattering vector (Å⁻¹) at an angle 2θ (degrees) and the grid's wavelength."""
+    return 4.0 * math.pi / grid.wavelength * math.sin(math.radians(two_theta / 2.0))
 
 
 def _grid_text(grid: dict[str, float] | None) -> str:

@@ -100,3 +100,30 @@ def keep_fraction(
         raise ValueError(f"fraction is {fraction}; give a share above 0 and at most 1")
     position = to_unit_interval(hash_uint64(seed, int(Purpose.FRACTION), formula_keys))
     return rows[position < fraction]
+
+
+def spread(
+    rows: np.ndarray, formula_keys: np.ndarray, seed: int, limit: int | None = None
+) -> np.ndarray:
+    """Rows in an order by hash of their formulas: the first ones are a sample of all.
+
+    A prefix of a store is no sample of it: its source may be sorted, and of several stores it is
+    the first one alone. Materials of one formula stay next to each other.
+
+    Args:
+        rows: Rows of a split.
+        formula_keys: Of these rows, uint64.
+        seed: The split's seed.
+        limit: At most as many rows, of whole formulas; None keeps all.
+
+    Returns:
+        The same for all who ask, whatever other rows there are.
+    """
+    position = hash_uint64(seed, int(Purpose.VALIDATION), formula_keys)
+    order = np.lexsort((rows, position))
+    if limit is not None and limit < len(rows):
+        sorted_position = position[order]
+        # Where the formula begins that the limit would cut; a single larger one is cut.
+        whole = int(np.searchsorted(sorted_position, sorted_position[limit]))
+        order = order[: whole or limit]
+    return rows[order]

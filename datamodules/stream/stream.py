@@ -308,8 +308,7 @@ class Stream:
             text = "; ".join(_difference(key, state.get(key), mine[key]) for key in changed)
             raise ValueError(
                 f"the checkpoint's position in the data does not fit: {text}. Resume with what the "
-                "run began with, or start a new run from its weights with --model.init_args."
-                "init_from"
+                "run began with, or start a new run from its weights with --model.init_from"
             )
         self._order.epoch, self._order.consumed = int(state["epoch"]), int(state["consumed"])
 

@@ -113,5 +113,5 @@ def main(args: Sequence[str]) -> int:
     given = parser.parse_args(args)
     export(given.checkpoint, given.output)
     size = given.output.stat().st_size / 2**20
-    print(f"{given.output}: {size:.1f} MiB; start from it with --model.init_args.init_from")
+    print(f"{given.output}: {size:.1f} MiB; start from it with --model.init_from")
     return 0

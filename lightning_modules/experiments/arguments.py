@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
+from datamodules.arguments import respell
+
 
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, with errors of one line."""
@@ -59,7 +61,7 @@ def parse(
             metavar="KEY=VALUE",
             help=f"A value in {recipe}.set, as for `xxact fit`; repeatable.",
         )
-    values = parser.parse_args(list(args))
+    values = parser.parse_args(respell(args, parser._option_string_actions))
     for assignment in values.pop("set", None) or []:
         assert recipe is not None
         key, equals, text = assignment.partition("=")

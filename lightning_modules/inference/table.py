@@ -108,12 +108,12 @@ def main(args: Sequence[str]) -> int:
         "calibrate it first with `xxact report evidence`",
     )
     parser.add_argument(
-        "--formula_from_name",
+        "--formula-from-name",
         action="store_true",
         help="for a folder: the files' names begin with the formula, as in MnO_run2.xy",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
-    parser.add_argument("--batch_size", type=int, default=256, help="rows at a time (256)")
+    parser.add_argument("--batch-size", type=int, default=256, help="rows at a time (256)")
     add_options(parser)
     given = parser.parse_args(args)
     # `.` and `..` have no name of their own.
@@ -123,7 +123,7 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"{output}: exists already; delete it or choose another with --output")
     is_folder = given.input.is_dir()
     if given.formula_from_name and not is_folder:
-        raise ValueError("--formula_from_name: is for a folder; a table has a column formula")
+        raise ValueError("--formula-from-name: is for a folder; a table has a column formula")
     predictor = Predictor(
         given.checkpoint,
         given.store,

@@ -93,6 +93,27 @@ class Parser(LightningArgumentParser):
         raise SystemExit(2)
 
 
+#: `checkpoint` is a group of keys of a fit; evaluating takes a checkpoint, as other commands do.
+_ALIASES = {"--checkpoint": "--ckpt_path", "--ckpt-path": "--ckpt_path"}
+
+
+def spelled(args: Sequence[str]) -> list[str]:
+    """The command line in the names that its keys have.
+
+    `--checkpoint` names the checkpoint to evaluate, as in `xxact predict` (`--ckpt_path` is
+    Lightning's name for it); in a key hyphens are underscores, but for what is a path.
+    """
+    words = []
+    for word in args:
+        flag, equals, value = word.partition("=")
+        if args[0] != "fit":
+            flag = _ALIASES.get(flag, flag)
+        if flag.startswith("--") and "/" not in flag:
+            flag = "--" + flag[2:].replace("-", "_")
+        words.append(flag + equals + value)
+    return words
+
+
 class SaveRunConfig(Callback):
     """Writes the configuration when training starts, once everything else has been accepted."""
 
@@ -111,6 +132,8 @@ class XxactCLI(LightningCLI):
     """Lightning's CLI with a run's folder, `--resume`, and checkpoints that must fit."""
 
     checkpoint: Path | None = None
+    #: Whether `data.seed` follows `seed_everything`.
+    one_seed = False
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -152,7 +175,11 @@ class XxactCLI(LightningCLI):
         return self.config[self.subcommand][key]
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint, before anything is built or written."""
+        """Link the seeds and find the checkpoint, before anything is built or written."""
+        if self._of("data")["seed"] is None:
+            # One seed for all that is random. `seed_everything` may be false: nothing is seeded.
+            self.one_seed = True
+            self._of("data")["seed"] = int(self._of("seed_everything"))
         if self.subcommand == "fit":
             # Ranks that another one launched come after it: its files are no other run's.
             resume = self._of("resume")
@@ -162,7 +189,7 @@ class XxactCLI(LightningCLI):
             self.checkpoint = runs.open_run(Path(self._of("run")), resume)
         elif not self._of("ckpt_path"):
             raise ValueError(
-                f"{self.subcommand}: no checkpoint; give one with --ckpt_path "
+                f"{self.subcommand}: no checkpoint; give one with --checkpoint "
                 f"{self._of('run')}/checkpoints/last.ckpt"
             )
         else:
@@ -223,6 +250,9 @@ class XxactCLI(LightningCLI):
     def _config_text(self) -> str:
         parser = self._parser(self.subcommand)
         config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        if self.one_seed:
+            # What starts from this file with another `seed_everything` changes all of it, too.
+            config["data"]["seed"] = None
         return yaml.safe_dump(
             {key: value for key, value in config.items() if key not in _OF_ONE_START},
             sort_keys=False,
@@ -308,5 +338,5 @@ def main(args: Sequence[str]) -> None:
         parser_kwargs={"parser_mode": "omegaconf+"},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=list(args),
+        args=spelled(args),
     )

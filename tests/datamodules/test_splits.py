@@ -1,12 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from datamodules.batch import INDEX, WEIGHT
 from datamodules.grid import Grid
+from datamodules.rendering.augmentation import Augmentation
 from datamodules.store.collection import Collection
-from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, to_keys
-from datamodules.store.store import formula_key
+from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, spread, to_keys
+from datamodules.store.store import StoreError, formula_key
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
 
@@ -128,3 +131,72 @@ def test_the_default_grid_is_that_of_the_oracle() -> None:
 def test_impossible_grids_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Grid(**settings)
+
+
+def served(loader: Any) -> list[int]:
+    return [
+        row
+        for batch in loader
+        for row, weight in zip(batch[INDEX].tolist(), batch[WEIGHT].tolist(), strict=True)
+        if weight
+    ]
+
+
+def test_a_validation_is_bounded_and_spread_over_all_stores(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        make_store(tmp_path / name, 200, seed=seed)
+    split = SplitConfig(validation=0.3, calibration=0.3)
+
+    def data(*names: str, **changes: Any) -> XRDDataModule:
+        stores = [str(tmp_path / name) for name in names]
+        return XRDDataModule(stores, split=split, global_batch_size=8, **changes)
+
+    whole, bounded = data("a", "b"), data("a", "b", max_validation=40)
+    rows = served(whole.val_dataloader())
+    assert sorted(rows) == whole.rows("validation").tolist()
+    chosen = served(bounded.val_dataloader())
+    # A part of the whole, the first one, which a limit on batches takes too.
+    assert 36 <= len(chosen) <= 40
+    assert chosen == rows[: len(chosen)]
+    assert {row // 200 for row in rows[:16]} == {0, 1}
+    assert 0.25 < np.mean(np.array(chosen) < 200) < 0.75
+    # Whole formulas: what lies within one can be judged.
+    keys = bounded.collection.column("formula_key")
+    assert not set(keys[chosen]) & set(keys[list(set(rows) - set(chosen))])
+    # The same with another seed of the run, another global batch, and beside another store.
+    again = data("a", "b", max_validation=40, seed=5)
+    assert served(again.val_dataloader()) == chosen
+    longer = served(data("a", "b", "c").val_dataloader())
+    assert [row for row in longer if row < 400] == rows
+    assert 36 <= len(served(bounded.calibration_dataloader())) <= 40
+    # What is judged at the end is not bounded.
+    assert len(served(bounded.test_dataloader())) == len(bounded.rows("test"))
+    with pytest.raises(ValueError, match="max_validation is 0; give at least 1"):
+        data("a", max_validation=0)
+
+
+def test_a_formula_larger_than_the_bound_is_cut() -> None:
+    rows, keys = np.arange(10), np.full(10, 7, np.uint64)
+    assert spread(rows, keys, 0, 4).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "enough"),
+    [
+        ({"strain": 0.04}, True),
+        ({"strain": 0.06}, False),
+        ({"strain": 0.04, "zero_shift": 0.5}, False),
+    ],
+)
+def test_changes_that_pull_an_empty_edge_into_the_window_are_refused(
+    changes: dict[str, float], enough: bool, tmp_path: Path
+) -> None:
+    # The store ends at 6.01 Å⁻¹, the grid at 5.76.
+    make_store(tmp_path, 30)
+    how = Augmentation(**changes)
+    if enough:
+        XRDDataModule([str(tmp_path)], augmentation=how)
+        return
+    with pytest.raises(StoreError, match=r"an edge of the window empty; lower .* to 0\.0[34]"):
+        XRDDataModule([str(tmp_path)], augmentation=how)
+    XRDDataModule([str(tmp_path)], augmentation=how, augment=False)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules.grid import Grid
+from datamodules.rendering.peaks import PeakShape
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
 from datamodules.store.splits import SplitConfig
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def lab_of(tmp_path: Path, n: int = 6) -> tuple[Path, Path]:
     """A folder of patterns and its table."""
     folder = tmp_path / "scans"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     x = angles(10, 89.9, 0.05)
     lines = ["file,formula,wavelength,gap"]
     for number in range(0, 2 * n, 2):
@@ -76,7 +77,7 @@ def test_a_folder_becomes_a_store_of_profiles(
     assert told[0] == "  left out: row 7, 0.xy: met before"
     assert told[1].startswith("  left out: row 8, none.xy: ")
     assert prepare(folder, table, output) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "exists already, of other patterns or options" in capsys.readouterr().err
     assert prepare(folder, table, tmp_path / "other", "--wavelength-column=lambda") == 2
     assert "no column 'lambda'" in capsys.readouterr().err
 
@@ -223,3 +224,44 @@ def test_a_repetition_of_no_store_warns_and_of_none_is_refused(tmp_path: Path) -
         XRDDataModule(stores, repeat={"lab": 3})
     with pytest.raises(ValueError, match="served 0 times"):
         XRDDataModule(stores, repeat={stores[0]: 0})
+
+
+def test_peaks_that_differ_from_the_laboratorys_are_told(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder, table = lab_of(tmp_path)
+    assert prepare(folder, table, tmp_path / "lab") == 0  # --fwhm=0.5
+
+    def told(**peaks: float) -> list[str]:
+        recwarn.clear()
+        XRDDataModule(
+            [str(tmp_path / "lab")], grid=Grid(step=0.1), peaks=PeakShape(**{"fwhm": 0.5, **peaks})
+        )
+        return [str(w.message) for w in recwarn if str(tmp_path) in str(w.message)]
+
+    assert told() == []
+    (width,) = told(fwhm=0.3)
+    assert "widened to 0.5°, data.peaks.fwhm is 0.3°" in width
+    (polarization,) = told(polarization=0.8)
+    assert "polarization 1, data.peaks.polarization is 0.8" in polarization
+
+
+def test_a_store_of_older_patterns_is_not_taken_for_the_new_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, table = lab_of(tmp_path)
+    output = tmp_path / "lab"
+    assert prepare(folder, table, output) == 0
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert prepare(folder, table, output) == 0
+    assert "is there already, of the same patterns and options" in capsys.readouterr().out
+    other, other_table = lab_of(tmp_path / "other", 5)
+    (folder / "0.xy").write_bytes((folder / "2.xy").read_bytes())
+    for command in (
+        lambda: prepare(folder, table, output),  # a scan was made again
+        lambda: prepare(other, other_table, output),
+        lambda: prepare(folder, table, output, "--fwhm=0.4"),
+    ):
+        assert command() == 2
+        assert "exists already, of other patterns or options" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before

@@ -78,7 +78,7 @@ def calibrate(
         raise ValueError(
             f"{n} materials for calibration: no pair could be flagged at a rate of "
             f"{false_alarms:g} with fewer than {needed}; use larger stores, a larger --limit or "
-            "more --false_alarms"
+            "more --false-alarms"
         )
     random = np.random.default_rng(_SEED)
     train = batches.rows("train", BANK)
@@ -153,13 +153,13 @@ def main(argv: Sequence[str]) -> int:
         help="draw patterns with its random changes, as configs/augmentation/measured.yaml",
     )
     parser.add_argument(
-        "--false_alarms", type=float, default=0.05, help="share of sound pairs flagged (0.05)"
+        "--false-alarms", type=float, default=0.05, help="share of sound pairs flagged (0.05)"
     )
     parser.add_argument("--limit", type=int, help="materials of a split at most")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     given = parser.parse_args(argv)
     if not 0.0 < given.false_alarms < 1.0:
-        raise ValueError(f"--false_alarms {given.false_alarms}: must lie between 0 and 1")
+        raise ValueError(f"--false-alarms {given.false_alarms}: must lie between 0 and 1")
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     device = choose_device(given.device)

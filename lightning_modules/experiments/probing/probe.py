@@ -123,7 +123,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", action="append", required=True)
     parser.add_argument("--target", action="append", default=[])
-    parser.add_argument("--map_materials", type=int, default=1000)
+    parser.add_argument("--map-materials", type=int, default=1000)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(args)
     encoder = Encoder(given.checkpoint, given.weights, given.seed)
