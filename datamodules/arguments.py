@@ -26,6 +26,19 @@ def respell(words: Sequence[str], known: Collection[str]) -> list[str]:
     return respelled
 
 
+def exit_with_error(message: str, leave_out: Sequence[str] = ()) -> NoReturn:
+    """Tell a user's mistake in one line and exit with 2.
+
+    Args:
+        message: What a parser says, in one or several lines.
+        leave_out: Beginnings of lines that tell a user nothing.
+    """
+    parts = (part.strip(" -") for part in message.splitlines())
+    line = "; ".join(part for part in parts if part and not part.startswith(tuple(leave_out)))
+    print(f"xxact: error: {printable(line.replace(':;', ':'), 2000)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser; a mistake is told in one line, without the usage; see `respell`."""
 
@@ -36,8 +49,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""
-        print(f"xxact: error: {printable(message)}; see `{self.prog} --help`", file=sys.stderr)
-        raise SystemExit(2)
+        exit_with_error(f"{message}; see `{self.prog} --help`")
 
 
 def printable(text: str, most: int = 500) -> str:

@@ -16,15 +16,7 @@ from datamodules.rendering.augmentation import STRAIN_POWERS, Augmentation
 from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
-from datamodules.store.splits import (
-    SPLITS,
-    SplitConfig,
-    assign,
-    keep_fraction,
-    key_column,
-    spread,
-    to_keys,
-)
+from datamodules.store.splits import SPLITS, SplitConfig, split_rows, spread
 from datamodules.stream.stream import Batches, Stream, check_world_size, mean_and_std, number_copies
 
 
@@ -91,8 +83,7 @@ class XRDDataModule(L.LightningDataModule):
                 raise ValueError(f"repeat: {folder} is served {times} times; give at least 1")
             if Path(folder) not in [Path(store) for store in stores]:
                 rank_zero_warn(f"data.repeat: {folder} is none of data.stores; it has no effect")
-        by_folder = {Path(folder): times for folder, times in (repeat or {}).items()}
-        self._repeat = [by_folder.get(Path(store), 1) for store in stores]
+        self._repeat = repeat
         check_world_size(global_batch_size, 1)
         self.target_names = list(targets or [])
         self.global_batch_size = global_batch_size
@@ -135,21 +126,7 @@ class XRDDataModule(L.LightningDataModule):
             split: "train", "validation", "calibration", "test" or "all".
         """
         if not self._rows:
-            column = key_column(self.split.by)
-            keys = to_keys(self.collection.column(column))
-            self._rows = assign(keys, self.split)
-            if self.fraction < 1:
-                formulas = (
-                    keys if column == "formula_key" else self.collection.column("formula_key")
-                )
-                train = self._rows["train"]
-                self._rows["train"] = keep_fraction(
-                    train, formulas[train], self.fraction, self.split.seed
-                )
-            if any(times > 1 for times in self._repeat):
-                lengths = [len(store) for store in self.collection.stores]
-                times = np.repeat(self._repeat, lengths)[self._rows["train"]]
-                self._rows["train"] = np.repeat(self._rows["train"], times)
+            self._rows = split_rows(self.collection, self.split, self.fraction, self._repeat)
         if split == "all":
             return np.arange(len(self.collection))
         assert split in SPLITS, split

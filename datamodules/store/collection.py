@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.grid import Grid
-from datamodules.store.store import Store, StoreError
+from datamodules.store.store import Material, Store, StoreError
 
 _SLACK = 1e-3
 """Relative slack in comparing ranges of Q that were rounded on the way."""
@@ -74,6 +74,19 @@ class Collection:
             else:
                 parts.append(store.column(name))
         return np.concatenate(parts)
+
+    def material(self, row: int) -> Material:
+        """A material by its row in the concatenated stores.
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        local = row
+        for store in self.stores:
+            if 0 <= local < len(store):
+                return store.material(local)
+            local -= len(store)
+        raise IndexError(row)
 
     def check_targets(self, targets: Sequence[str]) -> None:
         """Refuses targets that no store has.

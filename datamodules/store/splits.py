@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from datamodules.randomness import Purpose, hash_uint64, to_unit_interval
+from datamodules.store.collection import Collection
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -127,3 +130,36 @@ def spread(
         whole = int(np.searchsorted(sorted_position, sorted_position[limit]))
         order = order[: whole or limit]
     return rows[order]
+
+
+def split_rows(
+    collection: Collection,
+    split: SplitConfig,
+    fraction: float = 1.0,
+    repeat: Mapping[str, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of each split in concatenated stores, ascending.
+
+    Args:
+        collection: The stores.
+        split: The shares, and what stays together.
+        fraction: Share of the training split's formulas to keep.
+        repeat: How often an epoch serves the training materials of a store, by its folder; once
+            where it is not named.
+
+    Returns:
+        By split, shape (n,); a row of the training split as often as an epoch serves it.
+    """
+    column = key_column(split.by)
+    keys = to_keys(collection.column(column))
+    rows = assign(keys, split)
+    if fraction < 1:
+        formulas = keys if column == "formula_key" else collection.column("formula_key")
+        train = rows["train"]
+        rows["train"] = keep_fraction(train, formulas[train], fraction, split.seed)
+    by_folder = {Path(folder): times for folder, times in (repeat or {}).items()}
+    times = [by_folder.get(store.folder, 1) for store in collection.stores]
+    if max(times) > 1:
+        of_row = np.repeat(times, [len(store) for store in collection.stores])
+        rows["train"] = np.repeat(rows["train"], of_row[rows["train"]])
+    return rows

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from datamodules.arguments import respell
+from datamodules.arguments import exit_with_error, respell
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -19,9 +19,7 @@ class Parser(jsonargparse.ArgumentParser):
         """Say what is wrong and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        line = "; ".join(part.strip(" -") for part in message.splitlines() if part.strip())
-        print(f"xxact: error: {line}", file=sys.stderr)
-        raise SystemExit(2)
+        exit_with_error(message)
 
 
 def parse(

@@ -4,7 +4,6 @@ Recipes and overlays are YAML; later files win over earlier ones and the command
 """
 
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from datamodules.arguments import exit_with_error
 from datamodules.files import replace_file
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
@@ -87,10 +87,7 @@ class Parser(LightningArgumentParser):
         """Say what is wrong in one line and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        parts = (part.strip(" -") for part in message.splitlines())
-        line = "; ".join(part for part in parts if part and not part.startswith(_NOISE))
-        print(f"xxact: error: {line.replace(':;', ':')}", file=sys.stderr)
-        raise SystemExit(2)
+        exit_with_error(message, _NOISE)
 
 
 #: `checkpoint` is a group of keys of a fit; evaluating takes a checkpoint, as other commands do.

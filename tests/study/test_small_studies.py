@@ -151,10 +151,16 @@ def test_training_sizes_are_the_data_modules_own(study: Path) -> None:
     from lightning_modules.experiments.study.run import training_size
 
     store = str(study.parent / "store")
-    for by, fraction in (("formula", 0.4), ("system", 0.4), ("random", 1.0)):
+    for by, fraction, repeat in (
+        ("formula", 0.4, None),
+        ("system", 0.4, {store: 3}),
+        ("random", 1.0, None),
+    ):
         split = SplitConfig(by=by)  # type: ignore[arg-type]
-        data = XRDDataModule([store], split=split, fraction=fraction)
-        values = {"stores": [store], "split": split.to_dict(), "fraction": fraction}
+        data = XRDDataModule([store], split=split, fraction=fraction, repeat=repeat)
+        values = {
+            "stores": [store], "split": split.to_dict(), "fraction": fraction, "repeat": repeat
+        }  # fmt: skip
         assert training_size(values) == len(data.rows("train")) > 0
 
 
@@ -214,7 +220,7 @@ def test_every_study_has_a_report(kind: str, study: Path, tmp_path: Path) -> Non
 def test_vectors_are_those_of_the_checkpoint(study: Path) -> None:
     from lightning_modules.experiments.probing.vectors import VECTORS, Encoder, encode
 
-    checkpoint = study / "pretraining/both/seed=0/checkpoints/last.ckpt"
+    checkpoint = study / "pretraining/masked_contrastive/seed=0/checkpoints/last.ckpt"
     store = [str(study.parent / "store")]
     trained = encode(Encoder(checkpoint, "checkpoint"), store, "test")
     untrained = encode(Encoder(checkpoint, "untrained", seed=1), store, "test")

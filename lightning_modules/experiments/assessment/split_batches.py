@@ -17,7 +17,7 @@ from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
-from datamodules.store.splits import SplitConfig, assign, key_column, to_keys
+from datamodules.store.splits import SplitConfig, split_rows
 from datamodules.stream.stream import IMPURITY_KEYS, choose_impurities
 
 #: Draws the changes of a batch's patterns; it may add impurities to the batch.
@@ -59,8 +59,7 @@ class SplitBatches:
         self._gatherer = Gatherer(
             self.collection.stores, list(targets), self.collection.max_elements
         )
-        column = key_column(split.by)
-        self._splits = assign(to_keys(self.collection.column(column)), split)
+        self._splits = split_rows(self.collection, split)
 
     def rows(self, split: str, limit: int | None = None) -> np.ndarray:
         """Rows of a split; with a limit as many of them, evenly spread.

@@ -88,7 +88,7 @@ def probe(
     }
     shown = np.random.default_rng(seed).permutation(len(test.index))[:map_materials]
     elements = [
-        torch.from_numpy(collection_row(collection, row)).long() for row in test.index[shown]
+        torch.from_numpy(collection.material(row).elements).long() for row in test.index[shown]
     ]
     return {
         "probes": found,
@@ -104,15 +104,6 @@ def probe(
             },
         },
     }
-
-
-def collection_row(collection: Collection, row: int) -> np.ndarray:
-    """Atomic numbers of a material."""
-    for store in collection.stores:
-        if row < len(store):
-            return store.material(row).elements
-        row -= len(store)
-    raise IndexError(row)
 
 
 def main(args: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.files import replace_file
 from datamodules.store.collection import Collection
-from datamodules.store.splits import SplitConfig, assign, keep_fraction, key_column, to_keys
+from datamodules.store.splits import SplitConfig, split_rows
 from lightning_modules.experiments.processes import xxact
 from lightning_modules.experiments.recipes import Recipe, digest, read
 from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG
@@ -157,14 +157,9 @@ def check_split(split: SplitConfig, root: Path, needs: Sequence[str]) -> None:
 
 
 def training_size(data: dict[str, Any]) -> int:
-    """Number of training materials under a run's `data` section, as `XRDDataModule` takes them."""
+    """Number of training materials under a run's `data` section, as `XRDDataModule` counts them."""
     collection, split = Collection(data["stores"]), SplitConfig(**data["split"])
-    keys = to_keys(collection.column(key_column(split.by)))
-    train = assign(keys, split)["train"]
-    if data["fraction"] < 1:
-        formulas = collection.column("formula_key")[train]
-        train = keep_fraction(train, formulas, data["fraction"], split.seed)
-    return len(train)
+    return len(split_rows(collection, split, data["fraction"], data["repeat"])["train"])
 
 
 def absolute_errors(table: Path) -> dict[str, list[Any]]:

@@ -49,7 +49,8 @@ class EmbeddingProjector(Callback):
         if embeddings is None or not loggers:
             return
         composition, xrd, index = (values[: self.n_materials].cpu() for values in embeddings)
-        materials = [_material(trainer, row) for row in index.tolist()]
+        collection = trainer.datamodule.collection  # type: ignore[attr-defined]
+        materials = [collection.material(row) for row in index.tolist()]
         elements = torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(m.elements).long() for m in materials], batch_first=True
         )
@@ -136,15 +137,6 @@ def _training_systems(trainer: L.Trainer) -> torch.Tensor:
     data = trainer.datamodule  # type: ignore[attr-defined]
     systems = np.unique(data.collection.column("system_key")[data.rows("train")])
     return torch.from_numpy(systems.view(np.int64))
-
-
-def _material(trainer: L.Trainer, row: int) -> Any:
-    """A row of the concatenated stores."""
-    for store in trainer.datamodule.collection.stores:  # type: ignore[attr-defined]
-        if row < len(store):
-            return store.material(row)
-        row -= len(store)
-    raise IndexError(row)
 
 
 def _prediction_rows(trainer: L.Trainer, task: Any, table: Table) -> list[dict[str, Any]]:
