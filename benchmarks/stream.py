@@ -36,6 +36,7 @@ from datamodules.store.store import (
     summarise_targets,
     write_shard,
 )
+from datamodules.store.structure import Symmetry
 
 BATCH = 1024
 UNITS = {"formation_energy": "eV/atom", "band_gap": "eV"}
@@ -66,7 +67,12 @@ def make_materials(n: int, seed: int, like: str | None) -> Iterator[Material]:
             intensity=rng.exponential(size=n_lines).astype(np.float32),
             volume_per_atom=float(rng.uniform(8, 40)),
             density=float(rng.uniform(1, 12)),
-            space_group=int(rng.integers(1, 231)),
+            symmetry=Symmetry(
+                int(rng.integers(1, 231)),
+                int(rng.integers(1, 15)),
+                int(rng.integers(1, 50)),
+                tuple(rng.random(6).tolist()),
+            ),
             targets={"formation_energy": float(rng.normal()), "band_gap": None},
         )
 

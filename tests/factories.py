@@ -18,6 +18,7 @@ from datamodules.store.store import (
     summarise_targets,
     write_shard,
 )
+from datamodules.store.structure import Symmetry
 
 UNITS = {"formation_energy": "eV/atom", "band_gap": "eV"}
 
@@ -58,12 +59,17 @@ def make_material(number: int, seed: int = 0, missing: float = 0.2) -> Material:
         intensity=(intensity / intensity.max()).astype(np.float32),
         volume_per_atom=volume,
         density=2.1 * mean_z / volume * 1.66054,
-        space_group=221,
+        symmetry=cubic(cell),
         targets={
             "formation_energy": -0.05 * mean_z + 0.2 * (cell - 5.0),
             "band_gap": None if by_row.random() < missing else max(0.0, 4.0 - 0.1 * mean_z),
         },
     )
+
+
+def cubic(cell: float, space_group: int = 221) -> Symmetry:
+    """The symmetry of a primitive cubic cell, with any space group."""
+    return Symmetry(space_group, 12, 1, (*[cell**-2] * 3, 0.0, 0.0, 0.0))
 
 
 def make_profile(material: Material, grid: Grid) -> np.ndarray:

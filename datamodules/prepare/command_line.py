@@ -36,9 +36,7 @@ def _parser() -> ArgumentParser:
     common.add_argument("--workers", type=int, help="processes (default: one a core)")
     common.add_argument("--scheduler", metavar="ADDRESS", help="use a Dask cluster instead")
     common.add_argument("--limit", type=int, help="read at most so many entries of each file")
-    common.add_argument(
-        "--space-groups", action="store_true", help="determine space groups by spglib (slow)"
-    )
+    common.add_argument("--space-groups", action="store_true", help=argparse.SUPPRESS)
     common.add_argument("--quiet", action="store_true", help="no progress bar")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="SOURCE")
 
@@ -171,6 +169,10 @@ def summary(output: Path, result: Result) -> str:
         f"  {len(manifest.shards)} shards, {size / 1e6:.1f} MB, "
         f"{size / max(counts['written'], 1):.0f} bytes a material",
     ]
+    if unknown := manifest.physics["symmetry"]["rows_without"]:
+        lines.append(
+            f"  {unknown} materials without a symmetry (their structural columns are null)"
+        )
     for target in manifest.targets:
         lines.append(f"  {target.name} ({target.unit}): {target.count} labels")
     if counts["rejected"] + counts["duplicates"]:
@@ -200,6 +202,8 @@ def main(argv: list[str]) -> int:
     try:
         if arguments.limit is not None and arguments.limit < 1:
             raise SourceError(f"--limit {arguments.limit}: must be at least 1")
+        if arguments.space_groups:
+            print("xxact: --space-groups is no longer needed: every row has one", file=sys.stderr)
         source = build(arguments)
         where = workers(arguments.workers, arguments.scheduler)
         result = prepare(
@@ -207,7 +211,6 @@ def main(argv: list[str]) -> int:
             arguments.output,
             where,
             limit=arguments.limit,
-            space_groups=arguments.space_groups,
             quiet=arguments.quiet,
         )
     except (SourceError, StoreError) as error:

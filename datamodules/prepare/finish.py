@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from datamodules.files import replace_file
 from datamodules.prepare.crystals import diffraction
+from datamodules.prepare.crystals.symmetry import SYMPREC
 from datamodules.prepare.slices import SliceInfo, slice_paths
 from datamodules.prepare.sources.source import Part, Source
 from datamodules.store.store import (
@@ -36,7 +37,7 @@ from datamodules.store.store import (
     write_batch,
 )
 
-SOFTWARE = ("xxact", "pymatgen", "pymatgen-core", "numba", "numpy", "pyarrow", "gemmi", "spglib")
+SOFTWARE = ("xxact", "pymatgen", "pymatgen-core", "numba", "numpy", "pyarrow", "gemmi", "moyopy")
 
 
 @dataclass
@@ -80,7 +81,7 @@ def finish(
         shards=shards,
         targets=summarise_targets(output, shards, units),
         max_elements=max((shard.max_elements for shard in shards), default=0),
-        physics=physics(),
+        physics={**physics(), "symmetry": {**SYMMETRY, "rows_without": _unknown(output, shards)}},
         software={
             "python": platform.python_version(),
             **{name: version(name) for name in SOFTWARE},
@@ -89,6 +90,19 @@ def finish(
     )
     manifest.save(output)
     return manifest
+
+
+SYMMETRY = {
+    "program": "moyopy",
+    "symprec": SYMPREC,
+    "reduced_cell": "Niggli's of the primitive lattice; its reciprocal metric in Å⁻², without 2π",
+}
+
+
+def _unknown(output: Path, shards: list[ShardInfo]) -> int:
+    """Rows of which no symmetry was found."""
+    columns = (map_shard(output / shard.file).column("space_group") for shard in shards)
+    return sum(column.null_count for column in columns)
 
 
 def physics() -> dict[str, Any]:
@@ -104,6 +118,7 @@ def physics() -> dict[str, Any]:
         "intensity": "multiplicity × |F|², without Lorentz–polarization, strongest = 1 after it",
         "anomalous_dispersion": False,
         "temperature_factors": False,
+        "symmetry": SYMMETRY,
     }
 
 

@@ -50,7 +50,6 @@ def prepare(
     workers: Workers,
     *,
     limit: int | None = None,
-    space_groups: bool = False,
     quiet: bool = False,
     slice_size: int = SLICE,
 ) -> Result:
@@ -61,7 +60,6 @@ def prepare(
         output: The store's folder.
         workers: Where the work is done.
         limit: Entries that are read of each part at most.
-        space_groups: Whether to determine space groups by spglib.
         quiet: Whether to leave out the progress bar.
         slice_size: Entries that are finished or lost at once; the store does not depend on it.
 
@@ -74,7 +72,6 @@ def prepare(
         "source": source.name,
         **source.options(),
         "limit": limit,
-        "space_groups": space_groups,
         "preparation": PREPARATION,
     }
     with _locked(output):
@@ -91,7 +88,7 @@ def prepare(
         if unfinished:
             share = max(1, -(-workers.count // len(unfinished)))
             jobs = [
-                Job(source, part, folders[part.name], first, share, limit, space_groups, slice_size)
+                Job(source, part, folders[part.name], first, share, limit, slice_size)
                 for part in unfinished
                 for first in range(share)
             ]
@@ -147,6 +144,11 @@ def _differences(made_with: dict[str, Any], asked: dict[str, Any]) -> str:
 def _same(output: Path, options: dict[str, Any], parts: list[Part]) -> Manifest:
     """The manifest of a finished store, if it was made of the same input in the same way."""
     manifest = Manifest.load(output)
+    if manifest.format_version != FORMAT_VERSION:
+        raise SourceError(
+            f"{output}: is a finished store of format {manifest.format_version}, this program "
+            f"writes {FORMAT_VERSION}; choose another --output, or delete the folder"
+        )
     asked = {**options, "files": {part.name: part.checksum for part in parts}}
     files = {file["name"]: file["checksum"] for file in manifest.source["files"]}
     if different := _differences({**manifest.options, "files": files}, asked):

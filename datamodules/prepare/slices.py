@@ -22,9 +22,10 @@ import numpy as np
 from datamodules.arguments import printable
 from datamodules.files import replace_file
 from datamodules.prepare.crystals.composition import check_composition, reduced_formula
-from datamodules.prepare.crystals.crystal import Crystal, EntryError, Note
+from datamodules.prepare.crystals.crystal import EntryError, Note
 from datamodules.prepare.crystals.diffraction import diffraction_lines, has_scattering_factor
 from datamodules.prepare.crystals.distances import check_distances
+from datamodules.prepare.crystals.symmetry import symmetry
 from datamodules.prepare.sources.source import Entry, Part, Progress, Source, SourceError
 from datamodules.store.store import Material, write_shard
 
@@ -56,7 +57,6 @@ class Job:
         first: Number of the job's first slice.
         stride: Number of jobs that share the part.
         limit: Entries of the part that are read at most.
-        space_groups: Whether space groups are determined by spglib.
         size: Entries of a slice.
     """
 
@@ -66,7 +66,6 @@ class Job:
     first: int
     stride: int
     limit: int | None
-    space_groups: bool
     size: int = SLICE
 
 
@@ -176,7 +175,7 @@ def _write_slice(
             entry = job.source.entry(record, position)
             said = _said(warned)
             said += check(entry)
-            materials.append(material(entry, job.space_groups))
+            materials.append(material(entry))
         except Exception as error:
             if isinstance(error, SourceError):
                 raise  # the input as a whole
@@ -251,12 +250,11 @@ def check(entry: Entry) -> list[Note]:
     return [*entry.crystal.notes, *notes]
 
 
-def material(entry: Entry, space_groups: bool = False) -> Material:
-    """Simulates an entry.
+def material(entry: Entry) -> Material:
+    """Simulates an entry and finds its symmetry.
 
     Args:
         entry: The crystal and its labels.
-        space_groups: Whether to determine the space group by spglib.
 
     Raises:
         EntryError: if an element has no scattering factor, or no line lies in the window.
@@ -278,30 +276,6 @@ def material(entry: Entry, space_groups: bool = False) -> Material:
         intensity=intensity.astype(np.float32),
         volume_per_atom=crystal.volume_per_atom,
         density=crystal.density,
-        space_group=space_group(crystal) if space_groups else entry.space_group,
+        symmetry=symmetry(crystal),
         targets=entry.targets,
     )
-
-
-def space_group(crystal: Crystal, symprec: float = 0.01) -> int | None:
-    """International number of the space group by spglib; None if it finds none.
-
-    Args:
-        crystal: The crystal; species that share a site make one kind of site.
-        symprec: Distance in Å within which positions are equivalent.
-    """
-    import spglib
-
-    sites: dict[tuple[float, ...], list[tuple[int, float]]] = {}
-    for x, z, occupancy in zip(
-        crystal.coordinates, crystal.numbers, crystal.occupancies, strict=True
-    ):
-        sites.setdefault(tuple(x), []).append((int(z), float(occupancy)))
-    kinds = {tuple(sorted(site)): i for i, site in enumerate(map(sorted, sites.values()))}
-    types = [kinds[tuple(sorted(site))] for site in sites.values()]
-    try:
-        cell: Any = (crystal.lattice, list(sites), types)
-        dataset = spglib.get_symmetry_dataset(cell, symprec)
-    except Exception:  # spglib's errors differ from version to version
-        return None
-    return None if dataset is None else int(dataset.number)

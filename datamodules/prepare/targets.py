@@ -15,7 +15,7 @@ UNITS = {
 
 _COLUMNS = {
     "id", "formula", "formula_key", "system_key", "elements", "fractions", "q", "intensity",
-    "profile", "space_group", *STRUCTURE_TARGETS,
+    "profile", *STRUCTURE_TARGETS,
 }  # fmt: skip
 
 

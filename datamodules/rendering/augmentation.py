@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness import Purpose, keys, normal, uniform
+from datamodules.store.structure import RECIPROCAL_METRIC
 
 N_BACKGROUND = 4
 """Chebyshev polynomials in a background, degrees 0 to 3."""
@@ -17,7 +18,7 @@ Range = tuple[float, float]
 
 
 #: Targets that an isotropic strain ε changes, by the factor (1 + ε)ⁿ.
-STRAIN_POWERS = {"volume_per_atom": 3, "density": -3}
+STRAIN_POWERS = {"volume_per_atom": 3, "density": -3, **dict.fromkeys(RECIPROCAL_METRIC, -2)}
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Augmentation:
 
     Attributes:
         strain: Largest isotropic strain ε, relative; d becomes d (1 + ε), ε uniform in ±strain.
-            Merged lines carry no hkl, so there is no anisotropic one. Labels of volume and density
-            follow (`STRAIN_POWERS`); other labels stay.
+            Merged lines carry no hkl, so there is no anisotropic one. Labels of volume, density and
+            reduced cell follow (`STRAIN_POWERS`); other labels stay.
         zero_shift: Largest shift of all angles, degrees, uniform in ±zero_shift.
         displacement: Largest sample displacement over the goniometer's radius s/R; angles shift by
             -2 (s/R) cos θ (radians), s/R uniform in ±displacement.

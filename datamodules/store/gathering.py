@@ -29,6 +29,7 @@ from datamodules.batch import (
     TARGETS,
 )
 from datamodules.store.store import Store, StoreError
+from datamodules.store.structure import INTEGERS
 
 
 def _integer_to_pointer(typing_context: Any, address: Any) -> Any:
@@ -177,7 +178,8 @@ class Gatherer:
         for t, name in enumerate(self._targets):
             if name in batch.schema.names:
                 column = _column(batch, name, path)
-                _require(column.type == pa.float32(), name, path)
+                expected = pa.int16() if name in INTEGERS else pa.float32()
+                _require(column.type == expected, name, path)
                 table[_FIRST_TARGET + t] = column.buffers()[1].address
         return table
 
@@ -205,8 +207,13 @@ class Gatherer:
         _copy_composition(*where, first, length, elements, fractions)
 
         targets = np.full((len(self._targets), n_rows), np.nan, np.float32)
-        for t, labels in enumerate(targets):
-            _copy_numbers(self._addresses, _FIRST_TARGET + t, shards, local, labels)
+        for t, (name, labels) in enumerate(zip(self._targets, targets, strict=True)):
+            if name in INTEGERS:  # 0 lies under their nulls
+                integers = np.zeros(n_rows, np.int16)
+                _copy_numbers(self._addresses, _FIRST_TARGET + t, shards, local, integers)
+                labels[integers > 0] = integers[integers > 0]
+            else:
+                _copy_numbers(self._addresses, _FIRST_TARGET + t, shards, local, labels)
         # uint64, as bits: torch's kernels know int64.
         formula_key, system_key = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
         _copy_numbers(self._addresses, _FORMULA_KEY, shards, local, formula_key)

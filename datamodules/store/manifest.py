@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from datamodules.files import replace_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)
+"""Format 1 lacks all structural columns but volume, density and space group; they read as null."""
+
 MANIFEST = "manifest.json"
 
 Layout = Literal["peaks", "profile"]
@@ -106,10 +109,10 @@ class Manifest:
         except ValueError as error:
             raise StoreError(f"{path}: not valid JSON ({error}); prepare the store again") from None
         version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
+        if version not in READABLE:
             raise StoreError(
-                f"{folder}: format version {version}, this program reads {FORMAT_VERSION}; "
-                "prepare the store again"
+                f"{folder}: format version {version}, this program reads "
+                f"{' and '.join(map(str, READABLE))}; prepare the store again"
             )
         try:
             known = {f.name for f in fields(cls)}

@@ -29,6 +29,7 @@ from datamodules.store.manifest import (
     StoreError,
     TargetInfo,
 )
+from datamodules.store.structure import INTEGERS, RECIPROCAL_METRIC, STRUCTURE_TARGETS, Symmetry
 
 __all__ = [
     "FORMAT_VERSION",
@@ -56,9 +57,6 @@ MAX_SHARD_ROWS = 8192
 REJECTED = "rejected.jsonl"
 NOTES = "notes.jsonl"
 
-STRUCTURE_TARGETS = {"volume_per_atom": "Å³", "density": "g/cm³"}
-"""Columns of every store that may be trained on like a target, with their units."""
-
 _MAGIC = b"ARROW1"
 
 
@@ -76,7 +74,8 @@ class Material:
         profile: Dense intensities on the manifest's grid, shape (L,), NaN where not measured.
         volume_per_atom: Å³.
         density: g/cm³.
-        space_group: International number, 1–230.
+        symmetry: Space group, Bravais class and reduced cell; None where there is no structure or
+            none of them was found.
         targets: Labels by canonical name; None where missing.
     """
 
@@ -89,8 +88,14 @@ class Material:
     profile: np.ndarray | None = None
     volume_per_atom: float | None = None
     density: float | None = None
-    space_group: int | None = None
+    symmetry: Symmetry | None = None
     targets: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def structure(self) -> dict[str, float | None]:
+        """What is known of the columns of `STRUCTURE_TARGETS`."""
+        known = {} if self.symmetry is None else self.symmetry.columns()
+        return {"volume_per_atom": self.volume_per_atom, "density": self.density, **known}
 
 
 def formula_key(formula: str) -> int:
@@ -170,9 +175,10 @@ def write_shard(
         columns["profile"] = pa.FixedSizeListArray.from_arrays(
             pa.array(dense.reshape(-1)), dense.shape[1]
         )
-    columns["volume_per_atom"] = _nullable([m.volume_per_atom for m in materials], np.float32)
-    columns["density"] = _nullable([m.density for m in materials], np.float32)
-    columns["space_group"] = _nullable([m.space_group for m in materials], np.int16)
+    structures = [m.structure for m in materials]
+    for name in STRUCTURE_TARGETS:
+        dtype = np.int16 if name in INTEGERS else np.float32
+        columns[name] = _nullable([known.get(name) for known in structures], dtype)
     for name in target_names:
         assert name not in columns, f"the name of target {name} is taken by a column"
         columns[name] = _nullable([m.targets.get(name) for m in materials], np.float32)
@@ -298,10 +304,14 @@ class Store:
     def column(self, name: str) -> np.ndarray:
         """A whole column of numbers or strings, shape (rows,); null becomes NaN.
 
+        A column of `STRUCTURE_TARGETS` that the store's format does not have is NaN throughout.
+
         Raises:
             StoreError: if there is no such column.
         """
         if name not in self.shard(0).schema.names:
+            if name in STRUCTURE_TARGETS:
+                return np.full(len(self), np.nan, np.float32)
             names = ", ".join(self.shard(0).schema.names)
             raise StoreError(f"{self.folder}: no column '{name}'; there are {names}")
         return np.concatenate(
@@ -338,7 +348,7 @@ class Store:
             profile=array("profile", np.float16) if self.manifest.layout == "profile" else None,
             volume_per_atom=scalar("volume_per_atom"),
             density=scalar("density"),
-            space_group=scalar("space_group"),
+            symmetry=_symmetry(batch, local),
             targets={target.name: scalar(target.name) for target in self.manifest.targets},
         )
 
@@ -369,6 +379,16 @@ class Store:
                     f"{path}: checksum {found}, the manifest says {shard.checksum}; "
                     "the file was changed or damaged: prepare the store again"
                 )
+
+
+def _symmetry(batch: pa.RecordBatch, row: int) -> Symmetry | None:
+    names = [*INTEGERS, *RECIPROCAL_METRIC]
+    if not set(names) <= set(batch.schema.names):
+        return None
+    group, bravais, sites, *metric = (batch.column(name)[row].as_py() for name in names)
+    if group is None:
+        return None
+    return Symmetry(group, bravais, sites, (*metric,))
 
 
 def _check_shard_file(path: Path, shard: ShardInfo) -> None:

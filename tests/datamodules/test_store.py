@@ -44,7 +44,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def assert_same(a: Material, b: Material) -> None:
-    assert (a.id, a.formula, a.space_group) == (b.id, b.formula, b.space_group)
+    assert (a.id, a.formula) == (b.id, b.formula)
+    assert a.structure == pytest.approx(b.structure, rel=1e-6)
     for name in ("elements", "fractions", "q", "intensity"):
         assert np.array_equal(getattr(a, name), getattr(b, name)), name
     assert a.density == pytest.approx(b.density)
@@ -150,7 +151,8 @@ def test_any_arrow_tool_opens_a_shard(store: Store) -> None:
     assert types["elements"] == "list<item: uint8>"
     assert types["q"] == "list<item: float>"
     assert types["formula_key"] == "uint64"
-    assert types["space_group"] == "int16"
+    assert types["space_group"] == types["bravais_class"] == types["n_sites"] == "int16"
+    assert types["reciprocal_metric_23"] == "float"
     assert types["band_gap"] == "float"
 
 
@@ -227,11 +229,11 @@ def test_damaged_stores_are_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(data)
     manifest = tmp_path / "s" / "manifest.json"
     text = manifest.read_text()
-    manifest.write_text(text.replace('"format_version": 1', '"format_version": 7'))
-    refused("format version 7, this program reads 1")
+    manifest.write_text(text.replace('"format_version": 2', '"format_version": 7'))
+    refused("format version 7, this program reads 1 and 2")
     manifest.write_text(text[:50])
     refused("not valid JSON")
-    manifest.write_text('{"format_version": 1}')
+    manifest.write_text('{"format_version": 2}')
     refused("incomplete manifest")
     manifest.write_text(text)
     store.manifest.shards.clear()
@@ -301,3 +303,37 @@ def test_a_dense_store_on_another_grid_is_refused(tmp_path: Path) -> None:
     Collection([tmp_path]).check_grid(Grid(10, 60, 0.1))
     with pytest.raises(StoreError, match=r"10° to 60° step 0.1° at 1.54184 Å"):
         Collection([tmp_path]).check_grid(Grid())
+
+
+def test_structural_columns_are_targets_and_null_where_unknown(tmp_path: Path) -> None:
+    rows = [make_material(i) for i in range(4)]
+    rows[2].symmetry = None
+    store = make_store(tmp_path / "s", materials=rows)
+    names = ["space_group", "n_sites", "reciprocal_metric_11", "density"]
+    got = Gatherer([store], names, 6).gather(np.array([2, 0]))[TARGETS]
+    assert np.isnan(got[0]).tolist() == [True, True, True, False]
+    assert got[1, :2].tolist() == [221, 1]
+    assert got[1, 2] == np.float32(rows[0].symmetry.reciprocal_metric[0])
+    assert store.material(2).symmetry is None
+    assert np.isnan(store.column("bravais_class")).tolist() == [False, False, True, False]
+    assert set(names) <= set(Collection([tmp_path / "s"]).units)
+
+
+def test_a_store_of_format_1_is_read_with_its_missing_columns_null(tmp_path: Path) -> None:
+    """The stored one was written by the last version of format 1."""
+    old = Store(Path(__file__).parents[1] / "stores" / "format_1")
+    old.verify()
+    assert old.manifest.format_version == 1
+    assert old.column("id").tolist() == ["m-0-0", "m-0-1", "m-0-2", "m-nacl"]
+    assert np.isnan(old.column("reciprocal_metric_12")).all()
+    salt = old.material(old.find("m-nacl"))
+    assert (salt.formula, salt.symmetry, len(salt.q)) == ("NaCl", None, 10)
+    new = make_store(tmp_path / "new", 3, units={"band_gap": "eV"})
+    both = Collection([old.folder, new.folder])
+    names = ["band_gap", "bravais_class", "density"]
+    got = Gatherer(both.stores, names, 6).gather(np.array([3, 4]))[TARGETS]
+    assert got[0, 0] == 8.5
+    assert np.isnan(got[0, 1])
+    assert got[1, 1] == 12
+    assert np.isfinite(got[:, 2]).all()
+    assert np.isnan(both.column("bravais_class")).tolist() == [True] * 4 + [False] * 3

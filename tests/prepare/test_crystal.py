@@ -10,7 +10,6 @@ from pymatgen.core import Lattice, Structure
 
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
-from datamodules.prepare.slices import space_group
 from datamodules.prepare.sources.prototypes import _library
 from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
 
@@ -57,10 +56,3 @@ def test_density_volume_and_formula_equal_pymatgens() -> None:
             formula = structure.composition.reduced_formula
             assert reduced_formula(*crystal.composition()) == formula
     assert crystal_of(heavy).density == pytest.approx(float(heavy.density), rel=1e-6)
-
-
-def test_space_groups_by_spglib() -> None:
-    assert space_group(crystal_of(ROCK_SALT)) == 225
-    assert space_group(crystal_of(random_structure(3))) == 1
-    mixed = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Ni": 0.5}, "O"], [[0, 0, 0], [0.5] * 3])
-    assert space_group(crystal_of(mixed)) == 221

@@ -96,8 +96,6 @@ def test_other_options_are_refused(source: CsvSource, tmp_path: Path) -> None:
         make(CsvSource(source.files), tmp_path / "store")
     with pytest.raises(SourceError, match="limit is null, asked for 3"):
         make(source, tmp_path / "store", limit=3)
-    with pytest.raises(SourceError, match="space_groups"):
-        make(source, tmp_path / "store", space_groups=True)
     with pytest.raises(SourceError, match="files"):
         make(CsvSource(source.files[:2], labels=(GAP,)), tmp_path / "store")
     make(source, tmp_path / "store")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pymatgen.core import Element
 from pymatgen.core.structure_prediction.volume_predictor import DLSVolumePredictor
@@ -19,7 +20,7 @@ from datamodules.prepare.sources.prototypes import (
     electrostatic_energy,
     substitutions,
 )
-from datamodules.store.store import Store
+from datamodules.store.store import STRUCTURE_TARGETS, Store
 from tests.prepare.crystals import ROCK_SALT, random_structure
 
 
@@ -96,11 +97,8 @@ def test_prototypes_become_a_store(tmp_path: Path, capsys: pytest.CaptureFixture
     counts = store.manifest.counts
     assert counts["read"] == 60
     assert counts["written"] == len(store) > 30
-    assert store.target_units == {
-        "electrostatic_energy": "eV/atom",
-        "volume_per_atom": "Å³",
-        "density": "g/cm³",
-    }
+    assert store.target_units == {"electrostatic_energy": "eV/atom", **STRUCTURE_TARGETS}
+    assert np.isfinite(store.column("space_group")).all()
     assert "AFLOW" in store.manifest.source["citation"]
     assert main(command) == 0
     assert "nothing to do" in capsys.readouterr().out

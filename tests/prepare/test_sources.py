@@ -255,6 +255,7 @@ def test_folder_of_cif_with_labels(tmp_path: Path, run: Run) -> None:
     arguments = ["cif", folder, "--output", store, "--labels", labels, "--targets", "gap:eV"]
     status, said = run(*arguments, "--space-groups")
     assert status == 0, said
+    assert "--space-groups is no longer needed" in said
     assert list(Store(store).column("id")) == ["a", "b", "sub/c"]
     np.testing.assert_allclose(Store(store).column("gap"), [np.nan, 1.5, np.nan])
     assert Store(store).column("space_group").tolist() == [1, 225, 1]

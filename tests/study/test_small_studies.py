@@ -14,7 +14,7 @@ from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from lightning_modules.experiments.probing.probe import main as probe
 from lightning_modules.experiments.study.run import RESULT
-from tests.factories import make_material, make_store
+from tests.factories import cubic, make_material, make_store
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(p for p in (ROOT / "configs/study").glob("*.yaml"))
@@ -47,7 +47,9 @@ class InProcess:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store and the definitions of three small studies in one folder."""
     folder = tmp_path_factory.mktemp("studies")
-    materials = [replace(make_material(i), space_group=1 + 37 * (i % 6)) for i in range(200)]
+    materials = [
+        replace(make_material(i), symmetry=cubic(4.0, 1 + 37 * (i % 6))) for i in range(200)
+    ]
     make_store(folder / "store", materials=materials)
     small: dict[str, Any] = {
         "data.stores": [str(folder / "store")],

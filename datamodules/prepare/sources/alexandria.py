@@ -99,7 +99,6 @@ class AlexandriaSource(Source):
             identifier = data["mat_id"]
             crystal = crystal_from_dict(structure)
             targets = {t.name: number(data.get(t.column), t.column) for t in self.labels}
-            space_group = data.get("spg")
             stated = _stated(entry, data)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise EntryError(
@@ -107,8 +106,7 @@ class AlexandriaSource(Source):
             ) from None
         if not isinstance(identifier, str) or not identifier:
             raise EntryError("no identifier")
-        valid = isinstance(space_group, int) and 1 <= space_group <= 230
-        return Entry(identifier, crystal, targets, space_group if valid else None, stated)
+        return Entry(identifier, crystal, targets, stated)
 
     def identify(self, record: Any) -> str | None:
         """The entry's `mat_id`, if it has one."""

@@ -61,14 +61,12 @@ class Entry:
         id: The source's identifier.
         crystal: The crystal.
         targets: Labels by their canonical names.
-        space_group: International number, if the source states it.
         stated: The compositions that the source states beside the atoms: they are compared.
     """
 
     id: str
     crystal: Crystal
     targets: dict[str, float | None] = field(default_factory=dict)
-    space_group: int | None = None
     stated: tuple[Stated, ...] = ()
 
 
