@@ -53,6 +53,7 @@ class Purpose(IntEnum):
     BACKGROUND = 28
     IMPURITY = 29
     WINDOW = 30
+    VIEW = 40
 
 
 def _signed(value: int) -> int:

@@ -36,6 +36,9 @@ class XRDDataModule(L.LightningDataModule):
         fraction: Share of the training formulas to use; smaller shares are parts of larger ones.
         augmentation: Ranges of the random changes to training patterns; all off by default.
         augment: False switches them off, whatever the ranges; True refuses ranges that are all off.
+        views: Ranges of the changes to a second pattern of each material in training, for a
+            contrast of the two; all off by default, then there is none. An impurity is the same
+            material in both.
         peaks: Peak shape without augmentation.
         num_workers: Processes that gather ahead; 0 gathers in the training process.
         seed: Seed of order, masks and augmentation; None takes the run's, `seed_everything`.
@@ -55,6 +58,7 @@ class XRDDataModule(L.LightningDataModule):
         fraction: float = 1.0,
         augmentation: Augmentation = Augmentation(),  # noqa: B008
         augment: bool | None = None,
+        views: Augmentation = Augmentation(),  # noqa: B008
         peaks: PeakShape = PeakShape(),  # noqa: B008
         num_workers: int = 0,
         seed: int | None = None,
@@ -112,7 +116,8 @@ class XRDDataModule(L.LightningDataModule):
             rank_zero_warn(line)
         # A strained cell has another volume and density: their labels go with it.
         powers = [STRAIN_POWERS.get(name, 0) for name in self.target_names]
-        self.renderer = Renderer(grid, peaks, self.augmentation, powers)
+        self.views = views
+        self.renderer = Renderer(grid, peaks, self.augmentation, powers, views)
 
     @property
     def target_units(self) -> list[str]:
@@ -196,8 +201,9 @@ class XRDDataModule(L.LightningDataModule):
         """
         rows = self.rows(split) if rows is None else rows
         trainer = self.trainer
-        with_impurities = train and self.augmentation.has_impurity
-        impurities = (self.augmentation, np.unique(rows)) if with_impurities else None
+        # Which rows get one follows from the first that asks for any.
+        asking = [a for a in (self.augmentation, self.views) if train and a.has_impurity]
+        impurities = (asking[0], np.unique(rows)) if asking else None
         dataset = Batches(
             self.collection, self.target_names, self.max_elements, self.seed, impurities
         )

@@ -16,7 +16,13 @@ from datamodules.batch import Batch
 from datamodules.grid import Grid
 from datamodules.randomness import step_seed
 from lightning_modules import checkpoints
-from lightning_modules.backbone import Backbone, BackboneConfig, BackboneOutput, VisiblePatches
+from lightning_modules.backbone import (
+    Backbone,
+    BackboneConfig,
+    BackboneOutput,
+    VisiblePatches,
+    all_measured,
+)
 from lightning_modules.objectives.parameter_groups import parameter_groups
 
 
@@ -70,6 +76,17 @@ class OptimizerConfig:
         progress = (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return self.final_fraction + (1 - self.final_fraction) * cosine
+
+
+def check_weight(name: str, weight: float) -> float:
+    """The weight of a part of the loss.
+
+    Raises:
+        ValueError: unless it is finite and not negative.
+    """
+    if not 0.0 <= weight < float("inf"):
+        raise ValueError(f"{name} is {weight}: must be 0 or more")
+    return weight
 
 
 class Task(L.LightningModule):
@@ -143,6 +160,22 @@ class Task(L.LightningModule):
             has_xrd=has_xrd,
         )
         return output
+
+    def view_vector(self, batch: Batch) -> Tensor:
+        """The vector of each material's second pattern, `VIEW`, before fusion, (B, D).
+
+        Raises:
+            ValueError: if the data give none.
+        """
+        if keys.VIEW not in batch:
+            raise ValueError(
+                "model.view_weight is above 0, but the data give no second patterns: name what "
+                "to change in data.views, as configs/pretrain_contrastive.yaml does"
+            )
+        measured_BL = batch[keys.VIEW_MEASURED]
+        visible = all_measured(measured_BL, self.backbone.config.patch_points)
+        everyone_B = torch.ones_like(measured_BL[:, 0])
+        return self.backbone.xrd(batch[keys.VIEW], visible, everyone_B)[:, 0]
 
     def setup(self, stage: str) -> None:
         """Load initial weights at the start of a run that is not resumed."""

@@ -8,10 +8,11 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.grid import Grid
+from datamodules.stream.stream import material_of
 from lightning_modules.backbone import BackboneConfig
-from lightning_modules.base import OptimizerConfig, Task
+from lightning_modules.base import OptimizerConfig, Task, check_weight
 from lightning_modules.metrics.retrieval import Retrieval
-from lightning_modules.objectives.alignment import Alignment
+from lightning_modules.objectives.alignment import Alignment, ViewContrast
 
 
 class Contrastive(Task):
@@ -21,6 +22,9 @@ class Contrastive(Task):
     material with all others of the global batch. The fusion is not trained: it is frozen, and a
     task that continues from here starts with a random one. `MaskedContrastive` trains it too.
 
+    Alignment alone makes polymorphs alike; with `view_weight` two patterns of one material also
+    have to find each other among those of all others.
+
     Args:
         backbone: Size and shape of the backbone.
         grid: The 2θ grid of the patterns.
@@ -29,11 +33,14 @@ class Contrastive(Task):
         temperature: Temperature at the start; it is learned.
         temperature_bounds: Lowest and highest temperature.
         pool_size: Materials among which a random one is retrieved in validation.
+        view_weight: Weight of a contrast between each pattern and a second one of the same
+            material, changed at random (`data.views`), where all other materials are negatives,
+            polymorphs included; 0: none.
         init_from: A checkpoint whose backbone weights to start from.
     """
 
     monitor = "val/alignment/loss"
-    shaping = Task.shaping | {"embedding_width", "temperature_bounds"}
+    shaping = Task.shaping | {"embedding_width", "temperature_bounds", "view_weight"}
 
     def __init__(
         self,
@@ -44,30 +51,47 @@ class Contrastive(Task):
         temperature: float = 0.07,
         temperature_bounds: tuple[float, float] = (0.01, 0.5),
         pool_size: int = 1024,
+        view_weight: float = 0.0,
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, grid, optimizer, init_from)
         self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
+        self.view_weight = check_weight("view_weight", view_weight)
+        if view_weight:
+            self.contrast = ViewContrast(
+                backbone.width, embedding_width, temperature, temperature_bounds
+            )
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
         # Never run: DDP would wait for its gradients.
         self.backbone.fusion.requires_grad_(False)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Embed a batch: unit vectors of compositions and patterns, (B, W) each."""
+    def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Vectors of compositions and patterns before fusion, (B, D) each."""
         composition, _, xrd = self.backbone.encode(
             batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
         )
-        embedded: tuple[Tensor, Tensor] = self.alignment(composition[:, 0], xrd[:, 0])
+        return composition[:, 0], xrd[:, 0]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Embed a batch: unit vectors of compositions and patterns, (B, W) each."""
+        embedded: tuple[Tensor, Tensor] = self.alignment(*self.vectors(batch))
         return embedded
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Embed, compare with the whole global batch."""
-        composition_BW, xrd_BW = self(batch)
+        composition_BD, xrd_BD = self.vectors(batch)
+        composition_BW, xrd_BW = self.alignment(composition_BD, xrd_BD)
         loss = self.alignment.loss(composition_BW, xrd_BW, batch[keys.FORMULA_KEY])
+        logged = {"temperature": self.alignment.temperature()}
+        if self.view_weight:
+            views = self.contrast(xrd_BD, self.view_vector(batch), material_of(batch[keys.INDEX]))
+            logged |= {"alignment": loss, "views": views}
+            loss = loss + self.view_weight * views
         self.log("train/loss", loss, prog_bar=True, batch_size=len(xrd_BW))
-        self.log("train/temperature", self.alignment.temperature(), batch_size=len(xrd_BW))
+        for name, value in logged.items():
+            self.log(f"train/{name}", value, batch_size=len(xrd_BW))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

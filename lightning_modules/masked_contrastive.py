@@ -9,11 +9,12 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.grid import Grid
+from datamodules.stream.stream import material_of
 from lightning_modules.backbone import BackboneConfig
-from lightning_modules.base import OptimizerConfig
+from lightning_modules.base import OptimizerConfig, check_weight
 from lightning_modules.masked_xrd import DecoderMemory, MaskedXRD, ReconstructionLoss
 from lightning_modules.metrics.retrieval import Retrieval
-from lightning_modules.objectives.alignment import Alignment
+from lightning_modules.objectives.alignment import Alignment, ViewContrast
 
 
 class MaskedContrastive(MaskedXRD):
@@ -40,10 +41,12 @@ class MaskedContrastive(MaskedXRD):
         temperature: Temperature at the start; it is learned.
         temperature_bounds: Lowest and highest temperature.
         pool_size: Materials among which a random one is retrieved in validation.
+        view_weight: Weight of a contrast between what is visible of each pattern and a second one,
+            see `Contrastive`; 0: none.
         init_from: A checkpoint whose backbone weights to start from.
     """
 
-    shaping = MaskedXRD.shaping | {"embedding_width", "temperature_bounds"}
+    shaping = MaskedXRD.shaping | {"embedding_width", "temperature_bounds", "view_weight"}
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class MaskedContrastive(MaskedXRD):
         temperature: float = 0.07,
         temperature_bounds: tuple[float, float] = (0.01, 0.5),
         pool_size: int = 1024,
+        view_weight: float = 0.0,
         init_from: str | None = None,
     ) -> None:
         super().__init__(
@@ -85,6 +89,11 @@ class MaskedContrastive(MaskedXRD):
             raise ValueError(f"alignment_weight is {alignment_weight}: must be positive")
         self.alignment_weight = alignment_weight
         self.alignment = Alignment(backbone.width, embedding_width, temperature, temperature_bounds)
+        self.view_weight = check_weight("view_weight", view_weight)
+        if view_weight:
+            self.contrast = ViewContrast(
+                backbone.width, embedding_width, temperature, temperature_bounds
+            )
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
@@ -99,12 +108,16 @@ class MaskedContrastive(MaskedXRD):
             composition_BW, xrd_BW, batch[keys.FORMULA_KEY], has_composition
         )
         loss = reconstruction + self.alignment_weight * alignment
-        for name, value in (
-            ("loss", loss),
-            ("reconstruction", reconstruction),
-            ("alignment", alignment),
-            ("temperature", self.alignment.temperature()),
-        ):
+        logged = {
+            "reconstruction": reconstruction,
+            "alignment": alignment,
+            "temperature": self.alignment.temperature(),
+        }
+        if self.view_weight:
+            material_B = material_of(batch[keys.INDEX])
+            logged["views"] = self.contrast(encoded.xrd_vector, self.view_vector(batch), material_B)
+            loss = loss + self.view_weight * logged["views"]
+        for name, value in (logged | {"loss": loss}).items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(mask.hidden))
         return loss
 

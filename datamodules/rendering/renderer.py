@@ -32,12 +32,14 @@ from datamodules.batch import (
     PROFILE,
     SEED,
     TARGETS,
+    VIEW,
+    VIEW_MEASURED,
     XRD,
     Batch,
 )
 from datamodules.grid import Grid
 from datamodules.radiation import lorentz_polarization
-from datamodules.randomness import normal, normal_at
+from datamodules.randomness import Purpose, keys, normal, normal_at
 from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
 from datamodules.rendering.peaks import (
     PeakShape,
@@ -97,6 +99,8 @@ class Renderer:
         augmentation: Ranges of the random changes in training; none without it.
         strain_powers: Of each target, n where a strain ε turns its value into value · (1 + ε)ⁿ:
             3 for a volume, -3 for a density, 0 for what keeps its label. Empty: all keep theirs.
+        views: Ranges of the changes to a second pattern of each material in training, `VIEW`,
+            drawn independently of the first one's; there is none while all of them are off.
     """
 
     def __init__(
@@ -105,11 +109,13 @@ class Renderer:
         shape: PeakShape | None = None,
         augmentation: Augmentation | None = None,
         strain_powers: Sequence[int] = (),
+        views: Augmentation | None = None,
     ) -> None:
         self.grid = grid
         self.shape = shape or PeakShape()
         self.augmentation = augmentation or Augmentation()
         self.strain_powers = tuple(strain_powers)
+        self.views = views or Augmentation()
         self._smallest_fwhm = _MIN_FWHM_STEPS * grid.step
         if self.shape.fwhm < self._smallest_fwhm:
             warnings.warn(
@@ -126,6 +132,8 @@ class Renderer:
     def __call__(self, batch: Batch, *, augment: bool) -> Batch:
         """The batch with `XRD` and `MEASURED` in place of what they were rendered from.
 
+        In training also `VIEW` and `VIEW_MEASURED`, where views are asked for.
+
         Args:
             batch: As gathered, on any device; not changed.
             augment: Whether to draw random changes (training) or not.
@@ -135,7 +143,13 @@ class Renderer:
             changes = draw(self.augmentation, batch[SEED], batch[EPOCH], batch[INDEX])
         xrd, measured = self.render(batch, changes)
         rest = {key: value for key, value in batch.items() if key not in _RENDERED_FROM}
-        return {**rest, **self.strained_labels(batch, changes), XRD: xrd, MEASURED: measured}
+        rest |= {**self.strained_labels(batch, changes), XRD: xrd, MEASURED: measured}
+        if augment and self.views.is_on:
+            # The key in place of the row's number: no number of the first pattern comes again.
+            seed, epoch = batch[SEED], batch[EPOCH]
+            key = keys(seed, epoch, batch[INDEX], Purpose.VIEW)
+            rest[VIEW], rest[VIEW_MEASURED] = self.render(batch, draw(self.views, seed, epoch, key))
+        return rest
 
     def strained_labels(self, batch: Batch, changes: Perturbation) -> Batch:
         """`TARGETS` of strained cells, (B, T), if any changes; dense profiles are not strained."""

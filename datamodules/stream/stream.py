@@ -9,7 +9,7 @@ the position in a run is two numbers, epoch and samples consumed; no rank or wor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ IMPURITY_KEYS = {
 Request = tuple[int, np.ndarray, int]
 """Epoch, rows of a batch, and how many of them count; the others pad."""
 
+_Integers = TypeVar("_Integers", np.ndarray, torch.Tensor)
+
 _COPY_BITS = 40
 """A served row's number in the stores lies below them, the number of its copy above."""
 
@@ -64,6 +66,11 @@ def number_copies(rows: np.ndarray) -> np.ndarray:
     is_first = np.diff(rows, prepend=-1) != 0
     copy = position - np.maximum.accumulate(np.where(is_first, position, 0))
     return rows + (copy << _COPY_BITS)
+
+
+def material_of(numbers: _Integers) -> _Integers:
+    """Row numbers in the stores from numbers of copies, same shape and kind."""
+    return numbers & ((1 << _COPY_BITS) - 1)
 
 
 class Batches(Dataset[Batch]):
@@ -103,7 +110,7 @@ class Batches(Dataset[Batch]):
         epoch, rows, n_valid = request
         if self._gatherer is None:
             self._gatherer = Gatherer(self._collection.stores, self._targets, self._max_elements)
-        arrays = self._gatherer.gather(rows & ((1 << _COPY_BITS) - 1))
+        arrays = self._gatherer.gather(material_of(rows))
         if self._impurities is not None:
             slots, partners = choose_impurities(self._seed, epoch, rows, *self._impurities)
             extra = self._gatherer.gather(partners)

@@ -93,26 +93,83 @@ class Alignment(nn.Module):
             present_B: Rows that have both modalities, (B,) bool; the others are neither rows
                 nor columns. None means all.
         """
-        if present_B is None:
-            present_B = torch.ones_like(formula_key_B, dtype=torch.bool)
-        columns = gather_rows(torch.cat((composition_BW, xrd_BW), dim=1))
-        composition_CW, xrd_CW = columns.chunk(2, dim=1)
-        formula_key_C, present_C = gather_rows(
-            torch.stack((formula_key_B, present_B.long()), dim=1)
-        ).unbind(dim=1)
-        n_rows = len(formula_key_B)
-        positive_B = first_row(n_rows) + torch.arange(n_rows, device=formula_key_B.device)
-        excluded_BC = (formula_key_B[:, None] == formula_key_C) | (present_C == 0)
-        temperature = self.temperature()
-        # Similarities over a temperature of 0.01 do not fit into bfloat16.
-        with torch.autocast(composition_BW.device.type, enabled=False):
-            loss_B = 0.5 * (
-                masked_info_nce(composition_BW @ xrd_CW.T / temperature, excluded_BC, positive_B)
-                + masked_info_nce(xrd_BW @ composition_CW.T / temperature, excluded_BC, positive_B)
-            )
-        return (loss_B * present_B).sum() / mean_over_ranks(present_B.float().sum()).clamp_min(
-            1e-12
+        return symmetric_info_nce(
+            composition_BW, xrd_BW, formula_key_B, self.temperature(), present_B
         )
+
+
+class ViewContrast(nn.Module):
+    """Pulls two patterns of one material together, and those of all other materials apart.
+
+    The alignment makes polymorphs alike, since it pulls all of them to one composition. Here they
+    are negatives: what tells two structures of one formula apart has to stay in the pattern's
+    vector. It has a head and a temperature of its own, so that the two need not agree in one space.
+
+    Args:
+        width: Width D of the backbone's vectors.
+        embedding_width: Width W of the embeddings.
+        temperature: Temperature at the start.
+        temperature_bounds: Lowest and highest temperature.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        embedding_width: int = 128,
+        temperature: float = 0.07,
+        temperature_bounds: tuple[float, float] = (0.01, 0.5),
+    ) -> None:
+        super().__init__()
+        self.xrd = _projection(width, embedding_width)
+        self.temperature = BoundedTemperature(temperature, temperature_bounds)
+
+    def forward(self, first_BD: Tensor, second_BD: Tensor, material_B: Tensor) -> Tensor:
+        """Symmetric InfoNCE over all ranks; averaged over the ranks it is one process's loss.
+
+        Args:
+            first_BD: The pattern's vectors, (B, D).
+            second_BD: Those of another pattern of the same materials, (B, D).
+            material_B: What tells materials apart, (B,) int64: copies of one are no negatives.
+        """
+        first_BW, second_BW = (
+            F.normalize(self.xrd(vector_BD).float(), dim=1) for vector_BD in (first_BD, second_BD)
+        )
+        return symmetric_info_nce(first_BW, second_BW, material_B, self.temperature())
+
+
+def symmetric_info_nce(
+    first_BW: Tensor,
+    second_BW: Tensor,
+    key_B: Tensor,
+    temperature: Tensor,
+    present_B: Tensor | None = None,
+) -> Tensor:
+    """InfoNCE in both directions, the rows of this rank against the columns of all ranks.
+
+    Args:
+        first_BW: Unit vectors, (B, W).
+        second_BW: Unit vectors of the same materials, (B, W).
+        key_B: Rows with equal keys are no negatives of each other, (B,) int64.
+        temperature: What similarities are divided by.
+        present_B: Rows that enter, (B,) bool; the others are neither rows nor columns. None: all.
+
+    Returns:
+        Scalar; averaged over the ranks it is one process's loss.
+    """
+    if present_B is None:
+        present_B = torch.ones_like(key_B, dtype=torch.bool)
+    first_CW, second_CW = gather_rows(torch.cat((first_BW, second_BW), dim=1)).chunk(2, dim=1)
+    key_C, present_C = gather_rows(torch.stack((key_B, present_B.long()), dim=1)).unbind(dim=1)
+    n_rows = len(key_B)
+    positive_B = first_row(n_rows) + torch.arange(n_rows, device=key_B.device)
+    excluded_BC = (key_B[:, None] == key_C) | (present_C == 0)
+    # Similarities over a temperature of 0.01 do not fit into bfloat16.
+    with torch.autocast(first_BW.device.type, enabled=False):
+        loss_B = 0.5 * (
+            masked_info_nce(first_BW @ second_CW.T / temperature, excluded_BC, positive_B)
+            + masked_info_nce(second_BW @ first_CW.T / temperature, excluded_BC, positive_B)
+        )
+    return (loss_B * present_B).sum() / mean_over_ranks(present_B.float().sum()).clamp_min(1e-12)
 
 
 def _projection(width: int, embedding_width: int) -> nn.Module:

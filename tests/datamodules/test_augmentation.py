@@ -11,13 +11,21 @@ import torch
 
 from datamodules.batch import (
     EPOCH,
+    IMPURITY_INTENSITY,
+    IMPURITY_OFFSETS,
     IMPURITY_PROFILE,
+    IMPURITY_Q,
     IMPURITY_SLOT,
     INDEX,
+    LINE_INTENSITY,
+    LINE_OFFSETS,
     LINE_Q,
+    MEASURED,
     PROFILE,
     SEED,
     TARGETS,
+    VIEW,
+    VIEW_MEASURED,
     XRD,
 )
 from datamodules.randomness import Purpose, keys, normal
@@ -223,6 +231,38 @@ def test_augmentation_follows_from_seed_epoch_and_material() -> None:
         renderer({**batch, SEED: batch[SEED] + 1}, augment=False)[XRD],
         renderer(batch, augment=False)[XRD],
     )
+
+
+def test_a_view_is_a_second_pattern_with_random_numbers_of_its_own() -> None:
+    batch = add_impurity(random_batch(), 2, [2.0], [1.0])
+    plain = Renderer(GRID)(batch, augment=True)
+    assert VIEW not in plain
+    with_view = Renderer(GRID, views=EVERYTHING)
+    found = with_view(batch, augment=True)
+    # The first pattern does not know of the second; its impurity is in the view alone.
+    assert torch.equal(found[XRD], plain[XRD])
+    assert VIEW not in with_view(batch, augment=False)
+    both = Renderer(GRID, augmentation=EVERYTHING, views=EVERYTHING)(batch, augment=True)
+    torch.testing.assert_close(both[VIEW], found[VIEW])
+    assert (both[VIEW] - both[XRD]).abs().amax(dim=1).min() > 0.01
+    assert not torch.equal(both[VIEW_MEASURED], both[MEASURED])
+    for key in (SEED, EPOCH, INDEX):
+        other = with_view({**batch, key: batch[key] + 1}, augment=True)[VIEW]
+        assert (other - found[VIEW]).abs().amax(dim=1).min() > 0.01
+    # A material's view is the same in whatever batch it comes.
+    q, intensity, ends = (batch[key] for key in (LINE_Q, LINE_INTENSITY, LINE_OFFSETS))
+    single = {
+        **batch,
+        INDEX: batch[INDEX][:1],
+        LINE_Q: q[: ends[1]],
+        LINE_INTENSITY: intensity[: ends[1]],
+        LINE_OFFSETS: ends[:2],
+        IMPURITY_SLOT: torch.zeros(0, dtype=torch.long),
+        IMPURITY_Q: torch.zeros(0),
+        IMPURITY_INTENSITY: torch.zeros(0),
+        IMPURITY_OFFSETS: torch.zeros(1, dtype=torch.long),
+    }
+    torch.testing.assert_close(with_view(single, augment=True)[VIEW], found[VIEW][:1])
 
 
 def test_drawn_numbers_fill_their_ranges() -> None:

@@ -41,6 +41,13 @@ def last(run: Path) -> dict[str, Any]:
     ("recipe", "more"),
     [
         ("pretrain_contrastive", []),
+        (
+            "pretrain_contrastive",
+            [
+                "--model.view_weight=1",
+                "--data.views={strain: 0.02, impurity: 0.1, impurity_probability: 0.5, window: 10}",
+            ],
+        ),
         ("pretrain_masked_contrastive", []),
         ("regression", ["--data.targets=[formation_energy,band_gap]"]),
     ],

@@ -55,6 +55,14 @@ def make_batch(
     }
 
 
+def with_view(batch: Batch) -> Batch:
+    """The batch with a second pattern of each material: the first one, shifted and cut off."""
+    measured = batch[keys.MEASURED].clone()
+    measured[:, :20] = False
+    view = batch[keys.XRD].roll(2, dims=1).masked_fill(~measured, 0.0)
+    return batch | {keys.VIEW: view, keys.VIEW_MEASURED: measured}
+
+
 def identified(
     index: Tensor, formula_key: Tensor, system_key: Tensor, counts: Tensor | None = None
 ) -> Batch:

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
+from datamodules.stream.stream import material_of, number_copies
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
@@ -16,9 +18,9 @@ from lightning_modules.metrics.retrieval import (
     ranks_of_matches,
     uniformity,
 )
-from lightning_modules.objectives.alignment import Alignment, BoundedTemperature
+from lightning_modules.objectives.alignment import Alignment, BoundedTemperature, ViewContrast
 from lightning_modules.objectives.losses import masked_info_nce
-from tests.lightning_modules.batches import GRID, identified, make_batch
+from tests.lightning_modules.batches import GRID, identified, make_batch, with_view
 
 BACKBONE = BackboneConfig(
     width=32, heads=4, composition_layers=1, xrd_layers=1, fusion_layers=1, patch_points=10
@@ -76,6 +78,60 @@ def test_rows_without_a_modality_are_neither_rows_nor_columns() -> None:
     assert nobody == 0
 
 
+def test_two_patterns_of_a_material_are_compared_with_those_of_its_polymorphs() -> None:
+    torch.manual_seed(0)
+    contrast = ViewContrast(8, 8)
+    first, second = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1)
+    found = contrast(first, second, torch.arange(5))
+    a, b = (F.normalize(contrast.xrd(x), dim=1) for x in (first, second))
+    table = a @ b.T / contrast.temperature()
+    rows = torch.arange(5)
+    expected = 0.5 * (F.cross_entropy(table, rows) + F.cross_entropy(table.T, rows))
+    torch.testing.assert_close(found, expected)
+    # Copies of one material are no negatives of each other.
+    copies = contrast(first, second, torch.tensor([0, 1, 2, 1, 4]))
+    assert copies < found
+
+
+@pytest.mark.parametrize("task_type", [Contrastive, MaskedContrastive])
+def test_views_separate_polymorphs(
+    task_type: type[Contrastive] | type[MaskedContrastive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task, batch = task_type(BACKBONE, GRID, view_weight=1.0), with_view(make_batch(8))
+    # One formula: the alignment has nothing to say, the contrast of views all.
+    batch[keys.FORMULA_KEY] = torch.zeros(8, dtype=torch.long)
+    logged: dict[str, list[float]] = {}
+    monkeypatch.setattr(
+        task,
+        "log",
+        lambda name, value, **_: logged.setdefault(name, []).append(float(value.detach())),
+    )
+    overfit(task, batch, 100)
+    assert max(logged["train/alignment"]) == 0.0
+    assert logged["train/views"][0] > 1.5
+    assert logged["train/views"][-1] < 0.2
+    others = logged.get("train/reconstruction", [0.0] * 100)
+    assert logged["train/loss"][3] == pytest.approx(logged["train/views"][3] + others[3])
+
+
+def test_copies_of_a_material_are_known_by_their_numbers() -> None:
+    numbers = torch.from_numpy(number_copies(np.array([3, 3, 3, 5])))
+    assert numbers.unique().numel() == 4
+    assert material_of(numbers).tolist() == [3, 3, 3, 5]
+
+
+@pytest.mark.parametrize("task_type", [Contrastive, MaskedContrastive])
+def test_views_that_the_data_do_not_give_are_asked_for_in_one_line(
+    task_type: type[Contrastive] | type[MaskedContrastive],
+) -> None:
+    task = task_type(BACKBONE, GRID, view_weight=1.0)
+    with pytest.raises(ValueError, match=r"model.view_weight .* name what to change in data.views"):
+        task.training_step(make_batch(), 0)
+    with pytest.raises(ValueError, match="view_weight is -1"):
+        task_type(BACKBONE, GRID, view_weight=-1)
+
+
 def test_temperature_starts_where_told_and_stays_in_its_bounds() -> None:
     temperature = BoundedTemperature(0.07, (0.01, 0.5))
     assert temperature().item() == pytest.approx(0.07)
@@ -120,7 +176,9 @@ def test_both_losses_fall_together(monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = MaskedContrastive(BACKBONE, GRID, decoder_width=32), make_batch(8)
     logged: dict[str, list[float]] = {}
     monkeypatch.setattr(
-        task, "log", lambda name, value, **_: logged.setdefault(name, []).append(float(value))
+        task,
+        "log",
+        lambda name, value, **_: logged.setdefault(name, []).append(float(value.detach())),
     )
     overfit(task, batch, 100)
     for name in ("train/reconstruction", "train/alignment"):

@@ -15,7 +15,7 @@ from lightning_modules.metrics.predictions import COLUMNS, Predictions
 from lightning_modules.metrics.retrieval import Retrieval
 from lightning_modules.objectives.distributed import gather_rows
 from lightning_modules.regression import Regression
-from tests.lightning_modules.batches import GRID, identified, make_batch
+from tests.lightning_modules.batches import GRID, identified, make_batch, with_view
 from tests.lightning_modules.processes import Processes
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -30,6 +30,12 @@ def make_task(kind: str) -> Task:
     task: Task
     if kind == "contrastive":
         task = Contrastive(BACKBONE, GRID, embedding_width=8)
+    elif kind == "contrastive with views":
+        task = Contrastive(BACKBONE, GRID, embedding_width=8, view_weight=0.7)
+    elif kind == "both with views":
+        task = MaskedContrastive(
+            BACKBONE, GRID, loss="cross_entropy", decoder_width=16, view_weight=0.7
+        )
     elif kind == "both":
         task = MaskedContrastive(BACKBONE, GRID, decoder_width=16, alignment_weight=1.0)
     else:
@@ -39,7 +45,7 @@ def make_task(kind: str) -> Task:
 
 
 def whole_batch() -> Batch:
-    batch = make_batch(N)
+    batch = with_view(make_batch(N))
     # Three share a formula across the ranks; most labels are on the first rank.
     batch[keys.FORMULA_KEY][[1, 5, 9]] = 77
     targets = torch.randn(N, 2, generator=torch.Generator().manual_seed(1))
@@ -74,7 +80,10 @@ def loss_and_gradients(kind: str) -> tuple[float, dict[str, torch.Tensor]]:
     return float(value), gradients
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "both", "regression"])
+KINDS = ["contrastive", "contrastive with views", "both", "both with views", "regression"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_equal_one_process(kind: str, processes: Processes) -> None:
     expected, gradients = loss_and_gradients(kind)
     for value, found in processes.run(loss_and_gradients, kind):
