@@ -25,6 +25,7 @@ Many runs (each a `fit` of its own; killed ones continue when the command is giv
   sweep     --config SWEEP.yaml [--jobs N]                          the best values of any keys
   study     convergence | representation | scaling --config STUDY.yaml [--jobs N]
   report    convergence | representation | scaling --study FOLDER    figures, tables, numbers
+  report    polymorphs | robustness | evidence --checkpoint CHECKPOINT --store STORE …
 
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.

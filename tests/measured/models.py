@@ -7,11 +7,13 @@ import torch
 from datamodules.grid import Grid
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
+from datamodules.store.store import STRUCTURE_TARGETS
 from lightning_modules import checkpoints
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
 from lightning_modules.regression import Regression
+from tests.factories import UNITS
 
 GRID = Grid(step=0.1)
 SMALL = BackboneConfig(width=16, heads=2, composition_layers=1, xrd_layers=1)
@@ -34,7 +36,8 @@ def regression(
 ) -> Path:
     torch.manual_seed(0)
     task = Regression(targets or ("formation_energy",), SMALL, GRID)
-    task.targets.units = ["eV/atom"] * len(task.targets.names)
+    units = UNITS | STRUCTURE_TARGETS
+    task.targets.units = [units.get(name, "eV/atom") for name in task.targets.names]
     if calibrated:
         task.targets.conformal.fill_(2.0)
     return save(task, path, split)

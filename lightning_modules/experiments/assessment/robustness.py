@@ -20,8 +20,13 @@ from datamodules.batch import Batch
 from datamodules.randomness import Purpose, normal, uniform
 from datamodules.randomness import keys as random_keys
 from datamodules.rendering.augmentation import Perturbation
-from datamodules.rendering.peaks import PeakShape
-from lightning_modules import checkpoints
+from lightning_modules.experiments.assessment.models import (
+    check_output,
+    check_units,
+    common_split,
+    load_regression,
+    named_checkpoints,
+)
 from lightning_modules.experiments.assessment.split_batches import SplitBatches
 from lightning_modules.experiments.report.tables import Report
 from lightning_modules.inference.devices import choose_device
@@ -265,26 +270,16 @@ def main(argv: Sequence[str]) -> int:
         )
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
-    if given.output.exists() and not (given.output.is_dir() and not any(given.output.iterdir())):
-        raise ValueError(f"{given.output}: exists already; choose another folder with --output")
+    check_output(given.output)
     device = choose_device(given.device)
-    models = _named(given.checkpoint)
-    splits = {path: checkpoints.split_of(path) for path in models.values()}
-    if len(set(splits.values())) > 1:
-        raise ValueError(
-            f"{', '.join(splits)}: were trained with different data.split; "
-            "compare models of one split"
-        )
+    models = named_checkpoints(given.checkpoint)
+    split = common_split(list(models.values()))
     rows: list[dict[str, Any]] = []
     targets: dict[str, None] = {}
     for name, path in models.items():
-        task = checkpoints.load_task(path)
-        if not isinstance(task, Regression):
-            raise ValueError(f"{path}: was made by {type(task).__name__}; give a regression's")
-        peaks = PeakShape(**checkpoints.read(path)[checkpoints.KEY].get("peaks", {}))
-        batches = SplitBatches(
-            given.store, task.grid, peaks, splits[path], task.targets.names, device
-        )
+        task, peaks = load_regression(path)
+        batches = SplitBatches(given.store, task.grid, peaks, split, task.targets.names, device)
+        check_units(path, task, batches.collection)
         found = judge(task.to(device), batches, given.limit, only)
         rows += [{"model": name, **row} for row in found]
         targets |= dict.fromkeys(task.targets.names)
@@ -305,16 +300,3 @@ def main(argv: Sequence[str]) -> int:
     print(written[0].read_text(encoding="utf-8"))
     print("\n".join(str(path) for path in written))
     return 0
-
-
-def _named(given: Sequence[str]) -> dict[str, str]:
-    """Checkpoints by name; by default the run's folder."""
-    models: dict[str, str] = {}
-    for word in given:
-        name, separator, path = word.partition("=")
-        if not separator:
-            name, path = Path(word).parent.parent.name or word, word
-        if name in models:
-            raise ValueError(f"--checkpoint: two are called {name}; say NAME=CHECKPOINT")
-        models[name] = path
-    return models

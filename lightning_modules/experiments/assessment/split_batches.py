@@ -35,9 +35,10 @@ class SplitBatches:
         targets: Labels to serve.
         device: Where to render.
         batch_size: Materials at a time.
+        any_target: Whether one of the targets is enough; the others' labels are missing then.
 
     Raises:
-        ValueError: if a store does not fit the grid or lacks a target.
+        ValueError: if a store does not fit the grid or no store has a target.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class SplitBatches:
         targets: Sequence[str] = (),
         device: str | torch.device = "cpu",
         batch_size: int = 256,
+        any_target: bool = False,
     ) -> None:
         self.collection = Collection(stores)
         self.collection.check_grid(grid)
-        self.collection.check_targets(list(targets))
+        known = [name for name in targets if name in self.collection.units]
+        self.collection.check_targets(known if any_target and known else list(targets))
         self.device, self.batch_size = torch.device(device), batch_size
         powers = [STRAIN_POWERS.get(name, 0) for name in targets]
         self.renderer = Renderer(grid, peaks, Augmentation(), powers)
@@ -62,18 +65,25 @@ class SplitBatches:
         self._splits = split_rows(self.collection, split)
 
     def rows(self, split: str, limit: int | None = None) -> np.ndarray:
-        """Rows of a split; with a limit as many of them, evenly spread.
+        """Rows of a split, or of `all`; with a limit as many of them, evenly spread.
 
         Raises:
             ValueError: if there are none.
         """
-        rows = self._splits[split]
+        rows = np.arange(len(self.collection)) if split == "all" else self._splits[split]
         if not len(rows):
             folders = ", ".join(str(store.folder) for store in self.collection.stores)
             raise ValueError(f"{folders}: the {split} split is empty; use a larger store")
         if limit is not None and limit < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
         return rows
+
+    def split_names(self) -> np.ndarray:
+        """The split of every row of the stores."""
+        names = np.empty(len(self.collection), dtype=object)
+        for name, rows in self._splits.items():
+            names[rows] = name
+        return names
 
     def batches(
         self, rows: np.ndarray, change: Change | None = None, impure: bool = False
@@ -98,4 +108,5 @@ class SplitBatches:
             changes = Perturbation() if change is None else change(lines)
             xrd, measured = self.renderer.render(lines, changes)
             lines |= self.renderer.strained_labels(lines, changes)
+            lines[keys.WEIGHT] = torch.ones(len(part), device=self.device)
             yield lines | {keys.XRD: xrd, keys.MEASURED: measured}

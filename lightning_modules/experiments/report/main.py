@@ -11,6 +11,7 @@ STUDIES = ("convergence", "representation", "scaling")
 #: Reports that another module makes, with arguments of its own.
 OTHERS = {
     "evidence": "lightning_modules.experiments.assessment.evidence",
+    "polymorphs": "lightning_modules.experiments.assessment.polymorphs",
     "robustness": "lightning_modules.experiments.assessment.robustness",
 }
 
