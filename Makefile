@@ -114,10 +114,11 @@ test-ddp: $(READY) ## run the long tests of several processes
 fuzz: $(READY) ## feed damaged files to every reader (ARGS="checkpoints --n 1000 --seed 7 --keep DIR")
 	$(BIN)/python -m tests.fuzz.runner $(ARGS)
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## mend style
 	$(BIN)/ruff check --fix .

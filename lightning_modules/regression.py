@@ -23,7 +23,6 @@ from lightning_modules.metrics.within import check_tolerances
 from lightning_modules.objectives.distributed import mean_over_ranks
 from lightning_modules.objectives.losses import laplace_loss
 from lightning_modules.objectives.targets import Prediction, Targets
-from lightning_modules.training import calibration
 
 Modality = Literal["composition", "xrd"]
 BOTH: tuple[Modality, ...] = ("composition", "xrd")
@@ -234,11 +233,6 @@ class Regression(Task):
     def on_train_start(self) -> None:
         """Forget the calibration of weights that change now."""
         self.targets.conformal.fill_(torch.nan)
-
-    def on_fit_end(self) -> None:
-        """Calibrate the checkpoints that the run keeps."""
-        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            calibration.calibrate(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the units again: averaged weights come from a copy older than the units."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning import Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -30,6 +31,15 @@ class Predicts(Protocol):
 
     def to(self, device: torch.device) -> Any:
         """Move to a device."""
+
+
+class CalibrateIntervals(Callback):
+    """Calibrates the checkpoints that a run keeps when it ends, of any task that `Predicts`."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate, unless nothing was kept."""
+        if isinstance(pl_module, Predicts) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            calibrate(trainer)
 
 
 def calibrate(trainer: Trainer) -> None:

@@ -32,6 +32,7 @@ from lightning_modules import checkpoints
 from lightning_modules.base import Task
 from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
 from lightning_modules.training import run_folder as runs
+from lightning_modules.training.calibration import CalibrateIntervals
 from lightning_modules.training.callbacks.every_run import (
     METRICS_FINAL,
     PICTURES,
@@ -240,8 +241,10 @@ class XxactCLI(LightningCLI):
                 save_top_k=config.keep_best,
                 save_weights_only=False,
             ),
-            # Last of all, so that it holds the others' states of the same step.
+            # After the others, so that it holds their states of the same step.
             LastCheckpoint(config.every_n_steps),
+            # After it: rewrites the checkpoints.
+            CalibrateIntervals(),
         ]
 
     def _config_text(self) -> str:
