@@ -106,14 +106,10 @@ class StrongestLine(Metric):
             target_BL: True one, (B, L).
             selected_BL: Which points count, (B, L) bool.
         """
-        target_BL = target_BL.float()
-        inside_BL = F.pad(target_BL, (1, 1), value=float("-inf"))
-        is_apex_BL = (target_BL > inside_BL[:, :-2]) & (target_BL >= inside_BL[:, 2:])
-        candidate_BL = is_apex_BL & selected_BL & (target_BL > 0)
-        has_line_B = candidate_BL.any(dim=1)
-        apex_B = target_BL.masked_fill(~candidate_BL, -1.0).argmax(dim=1)[has_line_B]
-        selected_BL, prediction_BL = selected_BL[has_line_B], prediction_BL[has_line_B].float()
-        self.placed += self._close(prediction_BL, selected_BL, apex_B)
+        apex_B = strongest_line(target_BL, selected_BL)
+        has_line_B = apex_B >= 0
+        apex_B, selected_BL = apex_B[has_line_B], selected_BL[has_line_B]
+        self.placed += self._close(prediction_BL[has_line_B], selected_BL, apex_B)
         self.total += target_BL[has_line_B].double().masked_fill(~selected_BL, 0.0).sum(dim=0)
         self.count += selected_BL.sum(dim=0)
         self.apex.append(apex_B)
@@ -121,8 +117,7 @@ class StrongestLine(Metric):
 
     def _close(self, value_BL: Tensor, selected_BL: Tensor, apex_B: Tensor) -> Tensor:
         """How many of the values are highest close to the apex, among selected points; scalar."""
-        highest_B = value_BL.masked_fill(~selected_BL, float("-inf")).argmax(dim=1)
-        return ((highest_B - apex_B).abs() <= self.reach).sum()
+        return ((highest(value_BL, selected_BL) - apex_B).abs() <= self.reach).sum()
 
     def compute(self) -> dict[str, Tensor]:
         """Return both shares and the number of patterns."""
@@ -138,6 +133,25 @@ class StrongestLine(Metric):
             "line_placed_by_mean_pattern": placed / patterns,
             "lines": patterns,
         }
+
+
+def strongest_line(target_BL: Tensor, selected_BL: Tensor) -> Tensor:
+    """The point of the strongest line whose apex is selected, (B,) int64; -1 where there is none.
+
+    Args:
+        target_BL: Patterns, (B, L).
+        selected_BL: Which points count, (B, L) bool.
+    """
+    beside_BL = F.pad(target_BL, (1, 1), value=float("-inf"))
+    is_apex_BL = (target_BL > beside_BL[:, :-2]) & (target_BL >= beside_BL[:, 2:])
+    candidate_BL = is_apex_BL & selected_BL & (target_BL > 0)
+    apex_B = target_BL.masked_fill(~candidate_BL, -1.0).argmax(dim=1)
+    return apex_B.masked_fill(~candidate_BL.any(dim=1), -1)
+
+
+def highest(value_BL: Tensor, selected_BL: Tensor) -> Tensor:
+    """The selected point with the highest value, (B,) int64."""
+    return value_BL.masked_fill(~selected_BL, float("-inf")).argmax(dim=1)
 
 
 def _pack(selected_BL: Tensor) -> Tensor:

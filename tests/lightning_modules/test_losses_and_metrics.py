@@ -1,11 +1,18 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.reconstruction import MaskedReconstructionError, StrongestLine
+from lightning_modules.metrics.reconstruction import (
+    MaskedReconstructionError,
+    StrongestLine,
+    highest,
+    strongest_line,
+)
 from lightning_modules.objectives.losses import masked_cross_entropy, masked_squared_error
+from lightning_modules.training.callbacks.figures import reconstruction_figure
 
 
 def test_masked_loss_equals_a_plain_loop() -> None:
@@ -156,3 +163,26 @@ def test_the_mean_pattern_is_judged_on_the_points_that_it_was_made_of() -> None:
     metric.reset()
     metric.update(target * 0, target, selected)
     assert metric.compute()["line_placed_by_mean_pattern"] == pytest.approx(0.5)
+
+
+def test_a_picture_marks_the_strongest_hidden_line_and_where_the_model_puts_it() -> None:
+    two_theta = np.linspace(10, 20, 100)
+    target = torch.stack([peaks((29, 1.0), (40, 0.3)), peaks((29, 1.0))])
+    selected = torch.zeros(2, 100, dtype=torch.bool)
+    selected[:, 30:60] = True
+    made = peaks((45, 0.2)).expand(2, -1)
+    strongest = strongest_line(target, selected)
+    assert strongest.tolist() == [40, -1]
+    figure = reconstruction_figure(
+        two_theta,
+        np.array([[11, 17]] * 2),
+        np.array([[0.5, 0.5]] * 2),
+        *(x.numpy() for x in (target, selected, made, made)),
+        strongest.numpy(),
+        highest(made, selected).numpy(),
+    )
+    marks = [
+        [line.get_xdata() for line in a.lines if line.get_marker() == "v"] for a in figure.axes
+    ]
+    assert np.ravel(marks[0]).tolist() == [two_theta[40], two_theta[45]]
+    assert marks[1] == [], "nothing is marked where no line is hidden"

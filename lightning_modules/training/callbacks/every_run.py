@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.files import replace_file, replace_picture
+from lightning_modules.metrics.reconstruction import highest, strongest_line
 from lightning_modules.training.run_folder import CHECKPOINTS
 
 METRICS_LINES = "metrics.jsonl"
@@ -265,6 +266,8 @@ class ReconstructionPictures(Callback):
             _numpy(with_it.masked),
             _numpy(with_it.prediction),
             _numpy(without.prediction),
+            _numpy(strongest_line(with_it.target, with_it.masked)),
+            _numpy(highest(with_it.prediction, with_it.masked)),
         )
         path = Path(trainer.default_root_dir) / PICTURES / f"step_{trainer.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,12 @@ def reconstruction_figure(
     masked: np.ndarray,
     prediction: np.ndarray,
     prediction_without_composition: np.ndarray,
+    strongest: np.ndarray,
+    placed: np.ndarray,
 ) -> Figure:
     """Draw patterns one below the other, hidden regions shaded.
+
+    A grey triangle marks the strongest hidden line, a blue one where the model puts it.
 
     Args:
         two_theta: Grid in degrees, (L,).
@@ -34,6 +38,8 @@ def reconstruction_figure(
         masked: Hidden points, (B, L) bool.
         prediction: Reconstruction, (B, L).
         prediction_without_composition: Reconstruction with the composition hidden, (B, L).
+        strongest: Grid point of the strongest hidden line, (B,) int; negative where there is none.
+        placed: Grid point where the reconstruction is highest, (B,) int.
     """
     n = len(target)
     # A Figure of its own, without pyplot: no global state and no leak over a long run.
@@ -51,10 +57,21 @@ def reconstruction_figure(
         ):
             shown = np.where(masked[i], values[i], np.nan)
             axis.plot(two_theta, shown, color=color, linewidth=1.0, label=label)
+        if strongest[i] >= 0:
+            for point, color, label in (
+                (strongest[i], "0.25", "strongest hidden line"),
+                (placed[i], "tab:blue", "where the model puts it"),
+            ):
+                axis.plot(
+                    two_theta[point], 1.05, color=color, marker="v", linestyle="none",
+                    clip_on=False, transform=axis.get_xaxis_transform(), label=label,
+                )  # fmt: skip
         axis.set_title(composition_label(elements[i], fractions[i]), fontsize=9, loc="left")
         axis.set_ylabel("√intensity")
         axis.margins(x=0)
-    axes[0].legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize=8, ncols=6, loc="outside upper right"
+    )
     axes[-1].set_xlabel("2θ (degrees, Cu Kα)")
     return figure
 
