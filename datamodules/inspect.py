@@ -8,24 +8,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.arguments import ArgumentParser, printable
-from datamodules.elements import SYMBOLS
 from datamodules.files import replace_picture
 from datamodules.grid import Grid
-from datamodules.store.store import (
-    NOTES,
-    REJECTED,
-    STRUCTURE_TARGETS,
-    Store,
-    StoreError,
-    TargetInfo,
-)
+from datamodules.store.contents import contents
+from datamodules.store.store import NOTES, REJECTED, Store, StoreError
+from datamodules.store.structure import INTEGERS, RECIPROCAL_METRIC
 
 
 def main(argv: list[str]) -> int:
@@ -52,6 +45,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE.png", help="where to draw it (default: ID.png)"
     )
+    parser.add_argument("--json", action="store_true", help="print all that is known as one object")
     parser.add_argument("--verify", action="store_true", help="compare all shards' checksums")
     arguments = parser.parse_args(argv)
     try:
@@ -65,7 +59,12 @@ def main(argv: list[str]) -> int:
         if arguments.plot is not None:
             print(plot(store, arguments.plot, arguments.picture))
         if not arguments.verify and arguments.plot is None:
-            print(describe(store))
+            told = contents(store)
+            print(
+                json.dumps(told, ensure_ascii=False, allow_nan=False)
+                if arguments.json
+                else describe(told)
+            )
     except StoreError as error:
         print(f"xxact: error: {error}", file=sys.stderr)
         return 2
@@ -77,115 +76,80 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def describe(store: Store) -> str:
-    """A store in words and tables."""
-    manifest = store.manifest
-    counts, source = manifest.counts, manifest.source
-    size = sum(shard.bytes for shard in manifest.shards)
-    content = _Content(store)
+def describe(told: dict[str, Any]) -> str:
+    """A store in words and tables.
+
+    Args:
+        told: What `contents` says of it.
+    """
+    counts, source, rows = told["counts"], told["source"], told["rows"]
+    several = told["formulas_with_several"]
     lines = [
-        f"{store.folder}",
+        told["store"],
         f"  source      {source.get('name')}; {source.get('licence')}",
         f"  citation    {source.get('citation')}",
     ]
     for file in source.get("files", []):
         kb = "" if file.get("bytes") is None else f", {file['bytes'] / 1e6:.1f} MB"
         lines.append(f"  file        {file['name']}{kb}")
-    options = ", ".join(f"{k}={_plain(v)}" for k, v in manifest.options.items())
+    options = ", ".join(f"{k}={_plain(v)}" for k, v in told["options"].items())
     lines += [
         f"  made with   {options or 'no options'}",
-        f"  made by     {', '.join(f'{k} {v}' for k, v in manifest.software.items())}",
-        f"  format      version {manifest.format_version}, layout {manifest.layout}, "
-        f"fingerprint {store.fingerprint}",
-        f"  {_covered(store)}",
+        f"  made by     {', '.join(f'{k} {v}' for k, v in told['software'].items())}",
+        f"  format      version {told['format_version']}, layout {told['layout']}, "
+        f"fingerprint {told['fingerprint']}",
+        f"  {_covered(told)}",
         f"  counts      {counts.get('read', 0)} read = {counts.get('written', 0)} written + "
         f"{counts.get('rejected', 0)} rejected + {counts.get('duplicates', 0)} duplicates",
-        f"  size        {len(store)} materials in {len(manifest.shards)} shards, "
-        f"{size / 1e6:.1f} MB, {size / len(store):.0f} bytes a material",
+        f"  size        {rows} materials in {told['shards']} shards, "
+        f"{told['bytes'] / 1e6:.1f} MB, {told['bytes'] / rows:.0f} bytes a material",
         "",
         "  bytes a material by column",
-        *_columns([f"{name} {n / len(store):.1f}" for name, n in content.column_bytes.items()]),
+        *_columns([f"{name} {n / rows:.1f}" for name, n in told["column_bytes"].items()]),
         "",
-        f"  formulas    {content.n_formulas} distinct; elements a material "
-        + ", ".join(f"{n}: {c}" for n, c in sorted(content.n_elements.items())),
+        f"  formulas    {told['formulas']} distinct, {several} with several structures; "
+        "elements a material "
+        + ", ".join(f"{n}: {c}" for n, c in told["elements_a_material"].items()),
     ]
-    if content.n_lines is not None:
-        low, middle, high = content.n_lines
-        lines.append(f"  lines       {middle:.0f} a material (median), {low:.0f} to {high:.0f}")
-    if content.space_groups:
-        lines.append(f"  space groups {len(content.space_groups)} different")
-    lines += ["", "  materials by element", *_columns(_by_element(content.elements)), ""]
-    lines += _target_table(content.targets, len(store))
-    if gone := _reasons(store):
-        lines += ["", f"  left out (see {store.folder / REJECTED})"]
-        lines += [f"    {n:>9} × {printable(reason)}" for reason, n in gone.most_common()]
-    if manifest.notes:
-        lines += ["", f"  written, but (see {store.folder / NOTES})"]
-        lines += [f"    {n:>9} × {printable(note)}" for note, n in manifest.notes.items()]
+    if (found := told["lines_a_material"]) is not None:
+        lines.append(
+            f"  lines       {found['median']:.0f} a material (median), "
+            f"{found['min']:.0f} to {found['max']:.0f}"
+        )
+    if told["space_groups"]:
+        lines.append(f"  space groups {len(told['space_groups'])} different")
+    if classes := told["bravais_classes"]:
+        by_class = ", ".join(f"{name} {n}" for name, n in classes.items())
+        lines.append(f"  Bravais classes {by_class}; none found: {rows - sum(classes.values())}")
+    by_element = [f"{symbol} {n}" for symbol, n in told["materials_by_element"].items()]
+    lines += ["", "  materials by element", *_columns(by_element), ""]
+    lines += _target_table(told["targets"])
+    lines += ["", *_floor_table(told["targets"])]
+    folder = Path(told["store"])
+    for heading, found in (
+        (f"left out (see {folder / REJECTED})", told["left_out"]),
+        (f"written, but (see {folder / NOTES})", told["notes"]),
+    ):
+        if found:
+            lines += ["", f"  {heading}"]
+            lines += [f"    {n:>9} × {printable(reason)}" for reason, n in found.items()]
     return "\n".join(lines)
-
-
-class _Content:
-    """What only the rows tell, gathered shard by shard so that memory stays flat."""
-
-    def __init__(self, store: Store) -> None:
-        names = [t.name for t in store.manifest.targets]
-        self.targets = list(store.manifest.targets)
-        self.column_bytes: Counter[str] = Counter()
-        self.n_elements: Counter[int] = Counter()
-        self.elements = np.zeros(256, np.int64)
-        self.space_groups: Counter[int] = Counter()
-        formulas, n_lines = [], []
-        structure: dict[str, list[np.ndarray]] = {k: [] for k in STRUCTURE_TARGETS}
-        for number in range(len(store.manifest.shards)):
-            batch = store.shard(number)
-            for name in batch.schema.names:
-                self.column_bytes[name] += batch.column(name).nbytes
-            elements = batch.column("elements")
-            self.n_elements.update(np.diff(elements.offsets.to_numpy()).tolist())
-            self.elements += np.bincount(elements.flatten().to_numpy(), minlength=256)
-            formulas.append(np.unique(batch.column("formula_key").to_numpy()))
-            groups = batch.column("space_group").drop_null().to_numpy(zero_copy_only=False)
-            self.space_groups.update(groups.tolist())
-            if "q" in batch.schema.names:
-                n_lines.append(np.diff(batch.column("q").offsets.to_numpy()))
-            for name, values in structure.items():
-                if name not in names:
-                    values.append(batch.column(name).to_numpy(zero_copy_only=False))
-        self.n_formulas = len(np.unique(np.concatenate(formulas)))
-        self.n_lines = np.percentile(np.concatenate(n_lines), [0, 50, 100]) if n_lines else None
-        for name, values in structure.items():
-            if values:
-                finite = np.concatenate(values).astype(np.float64)
-                finite = finite[np.isfinite(finite)]
-                info = TargetInfo(name, STRUCTURE_TARGETS[name], count=len(finite))
-                if len(finite):
-                    info.mean, info.std = float(finite.mean()), float(finite.std())
-                    info.min, info.max = float(finite.min()), float(finite.max())
-                self.targets.append(info)
 
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _covered(store: Store) -> str:
-    manifest = store.manifest
-    if manifest.grid is not None:
-        grid = manifest.grid
-        return "grid        " + ", ".join(f"{k} {v:g}" for k, v in grid.items())
-    physics = manifest.physics
+def _covered(told: dict[str, Any]) -> str:
+    if told["grid"] is not None:
+        return "grid        " + ", ".join(f"{k} {v:g}" for k, v in told["grid"].items())
+    physics = told["physics"]
     low, high = physics.get("q_range", (float("nan"), float("nan")))
     return (
         f"lines       Q {low:.4f}–{high:.4f} Å⁻¹, merged within "
         f"{physics.get('merge_within_degrees')}°, from {physics.get('min_relative_intensity')} "
         "of the strongest"
     )
-
-
-def _by_element(counts: np.ndarray) -> list[str]:
-    order = np.argsort(-counts, kind="stable")
-    return [f"{SYMBOLS[z]} {counts[z]}" for z in order if counts[z] and z < len(SYMBOLS)]
 
 
 def _columns(items: list[str], width: int = 96) -> list[str]:
@@ -198,26 +162,39 @@ def _columns(items: list[str], width: int = 96) -> list[str]:
     ]
 
 
-def _target_table(targets: list[TargetInfo], rows: int) -> list[str]:
+def _number(value: float | None) -> str:
+    return f"{'–':>11}" if value is None else f"{value:>11.4g}"
+
+
+def _target_table(targets: dict[str, dict[str, Any]]) -> list[str]:
     header = f"  {'target':<24}{'unit':<9}{'labels':>9}{'missing':>9}"
-    header += "".join(f"{name:>11}" for name in ("mean", "std", "min", "max"))
-    lines = [header]
-    for info in targets:
-        numbers = "".join(
-            f"{'–':>11}" if value is None else f"{value:>11.4g}"
-            for value in (info.mean, info.std, info.min, info.max)
-        )
-        missing = 1 - info.count / rows
-        lines.append(f"  {info.name:<24}{info.unit:<9}{info.count:>9}{missing:>9.1%}{numbers}")
+    lines = [header + "".join(f"{name:>11}" for name in ("mean", "std", "min", "max"))]
+    for name, info in targets.items():
+        if name in (*INTEGERS, *RECIPROCAL_METRIC) and not info["labels"]:
+            continue
+        numbers = "".join(_number(info.get(key)) for key in ("mean", "std", "min", "max"))
+        start = f"  {name:<24}{info['unit']:<9}{info['labels']:>9}{info['missing']:>9.1%}"
+        lines.append(f"{start}{numbers}".rstrip("– "))
     return lines
 
 
-def _reasons(store: Store) -> Counter[str]:
-    path = store.folder / REJECTED
-    if not path.exists():
-        return Counter()
-    with open(path, encoding="utf-8") as stream:
-        return Counter(json.loads(line)["reason"] for line in stream)
+def _floor_table(targets: dict[str, dict[str, Any]]) -> list[str]:
+    """What the composition alone cannot know, of labels and volumes."""
+    lines = [
+        "  what no model of the composition alone can know: differences within a formula",
+        f"  {'target':<24}{'unit':<9}{'formulas with several':>23}{'their rows':>12}"
+        f"{'variance within':>17}{'least MAE there':>17}",
+    ]
+    for name, info in targets.items():
+        if name in (*INTEGERS, *RECIPROCAL_METRIC) or not info["labels"]:
+            continue
+        share = info["within_formula_share"]
+        lines.append(
+            f"  {name:<24}{info['unit']:<9}{info['formulas_with_several']:>23}"
+            f"{info['rows_of_several']:>12}{'–' if share is None else f'{share:.2%}':>17}"
+            f"{_number(info['composition_floor_mae']):>17}"
+        )
+    return lines
 
 
 def profile(

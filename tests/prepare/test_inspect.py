@@ -56,7 +56,8 @@ def test_contents_are_told(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         "Q 0.2844–6.0090 Å⁻¹",
     ):
         assert text in said, text
-    (line,) = [line for line in said.splitlines() if line.strip().startswith("gap ")]
+    table = said.split("missing")[1].split("differences within a formula")[0]
+    (line,) = [line for line in table.splitlines() if line.strip().startswith("gap ")]
     words = line.split()
     assert words[1:4] == ["eV", str(len(gap)), f"{1 - len(gap) / 4:.1%}"]
     np.testing.assert_allclose(
@@ -64,7 +65,7 @@ def test_contents_are_told(store: Path, capsys: pytest.CaptureFixture[str]) -> N
         [gap.mean(), gap.std(), gap.min(), gap.max()],
         rtol=1e-3,
     )
-    line = [line for line in said.splitlines() if line.strip().startswith("density ")][-1]
+    (line,) = [line for line in table.splitlines() if line.strip().startswith("density ")]
     assert float(line.split()[4]) == pytest.approx(opened.column("density").mean(), rel=1e-3)
     columns = said.split("by column")[1].split("formulas")[0].split()
     total = sum(float(word) for word in columns[1::2])
@@ -124,3 +125,52 @@ def test_what_is_no_store_is_told(
         said = capsys.readouterr().err
         assert said.startswith("xxact: error: ")
         assert said.count("\n") == 1
+
+
+def test_everything_is_told_as_one_object(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main([str(store), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    told = json.loads(said)
+    opened = Store(store)
+    assert (told["rows"], told["formulas"]) == (4, len(set(opened.column("formula").tolist())))
+    assert told["left_out"] == {"no structure": 2, "unreadable CIF": 1, "duplicate id": 1}
+    assert told["counts"] == opened.manifest.counts
+    assert sum(told["bravais_classes"].values()) == sum(told["space_groups"].values()) == 4
+    assert sum(told["materials_by_element"].values()) == sum(
+        len(opened.material(i).elements) for i in range(4)
+    )
+    gap = told["targets"]["gap"]
+    assert (gap["unit"], gap["labels"]) == ("eV", int(np.isfinite(opened.column("gap")).sum()))
+    assert gap["mean"] == pytest.approx(np.nanmean(opened.column("gap")), rel=1e-6)
+    assert "reciprocal_metric_13" in told["targets"]
+
+
+def test_the_floor_of_the_composition_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two neighbouring rows of a synthetic store share a formula and differ by their cells."""
+    store = make_store(tmp_path / "s", 40)
+    assert main([str(store.folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    energy = store.column("formation_energy").astype(float).reshape(-1, 2)
+    half = np.abs(np.diff(energy, axis=1)) / 2
+    found = told["targets"]["formation_energy"]
+    assert found["formulas_with_several"] == told["formulas_with_several"] == 20
+    assert found["composition_floor_mae"] == pytest.approx(half.mean(), rel=1e-6)
+    share = (half**2).mean() / energy.var()
+    assert found["within_formula_share"] == pytest.approx(share, rel=1e-5)
+    assert main([str(store.folder)]) == 0
+    table = capsys.readouterr().out.split("differences within a formula")[1]
+    (line,) = [line for line in table.splitlines() if line.startswith("  formation_energy")]
+    assert line.split()[2:] == ["20", "40", f"{share:.2%}", f"{half.mean():.4g}"]
+
+
+def test_a_store_of_format_1_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).parents[1] / "stores" / "format_1"
+    assert main([str(folder)]) == 0
+    assert main([str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["targets"]["bravais_class"]["labels"] == 0
+    assert told["targets"]["band_gap"]["labels"] == 3
