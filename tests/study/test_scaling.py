@@ -1,6 +1,7 @@
 """Power laws and gains, on errors that follow known ones."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ def written(folder: Path, **changes: Any) -> Path:
             "name": run.name,
             "factors": run.factors,
             "n_train": SIZES[fraction],
-            "errors": {"formula": [f"F{i // 2}" for i in range(N_TEST)], f"{given}/gap": errors},
+            "errors": {
+                "formula": [f"F{i // 2}" for i in range(N_TEST)],
+                f"{given}/gap": errors,
+                "new_system": [i % 4 == 0 for i in range(N_TEST)],
+            },
+            "test": {f"test/{given}/gap/within/pairs": 0.5 + 0.1 * run.factors["seed"]},
         }
         write_json(folder / run.name / RESULT, content)
     return folder
@@ -102,6 +108,23 @@ def test_exponents_gains_and_the_claim_are_found(tmp_path: Path) -> None:
     assert "| yes |" in text
     assert "| composition | mxm | 2 [" in text
     assert (tmp_path / "out/scaling.png").stat().st_size > 10_000
+
+
+def test_errors_of_known_and_new_chemical_systems_and_within_formulas_stand_side_by_side(
+    tmp_path: Path,
+) -> None:
+    folder = written(tmp_path)
+    report(folder).write(tmp_path / "out")
+    with (tmp_path / "out/errors.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    known, new = float(row["system in training"]), float(row["new system"])
+    path = folder / f"scaling/{row['given']}/{row['start']}/fraction=0.03/seed=0" / RESULT
+    errors = json.loads(path.read_text())["errors"][f"{row['given']}/gap"]
+    # Over the seeds: the second's errors are 2 % larger.
+    assert new == pytest.approx(1.01 * np.mean([errors[i] for i in range(4, N_TEST, 4)]))
+    others = [errors[i] for i in range(1, N_TEST) if i % 4]
+    assert known == pytest.approx(1.01 * np.mean(others))
+    assert float(row["pairs ranked rightly"]) == pytest.approx(0.55)
 
 
 def test_half_a_study_keeps_its_columns_apart(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def test_a_training_leaves_its_curve_its_errors_and_its_size(study: Path) -> Non
     mean = found["test"]["test/both/formation_energy/mae"]
     assert sum(errors) / len(errors) == pytest.approx(mean, rel=1e-4)
     assert len(found["errors"]["formula"]) == len(found["errors"]["both/formation_energy"])
+    # Next to nothing of the systems is known where there is little to train on.
+    assert len(found["errors"]["new_system"]) == len(found["errors"]["formula"])
     small = result(study, "scaling/both/scratch/fraction=0.3/seed=0")
+    assert sum(small["errors"]["new_system"]) >= sum(found["errors"]["new_system"]) > 0
     whole = result(study, "scaling/both/scratch/fraction=1/seed=0")
     assert found["n_train"] == whole["n_train"]
     assert 0.1 < small["n_train"] / whole["n_train"] < 0.5

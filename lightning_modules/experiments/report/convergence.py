@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_modules.experiments.report.breakdown import breakdown
 from lightning_modules.experiments.report.statistics import first_crossing
 from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
 from lightning_modules.experiments.study.convergence import Convergence, lowest
@@ -176,7 +177,8 @@ def _error_row(study: Convergence, start: str, runs: dict[int, Any]) -> dict[str
     tests = [run["test"][name] for run in runs.values() if name in run.get("test", {})]
     row["test"] = float(np.mean(tests)) if tests else float("nan")
     row["± seeds of the test"] = float(np.std(tests, ddof=1)) if len(tests) > 1 else float("nan")
-    return row
+    # The metric is `val/MODE/TARGET/mae`, or one of all targets, which has no materials.
+    return row | breakdown(runs.values(), "/".join(study.metric.split("/")[1:3]))
 
 
 def _tuning_rows(study: Convergence, results: dict[str, Any]) -> list[dict[str, Any]]:

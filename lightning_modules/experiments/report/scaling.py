@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_modules.experiments.report.breakdown import breakdown
 from lightning_modules.experiments.report.statistics import power_law
 from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
 from lightning_modules.experiments.study.main import load_results, load_study
@@ -39,12 +40,14 @@ class Draws:
         errors: Mean absolute errors by condition and fraction; the first is of the whole test
             split and all seeds, the others are draws, (1 + K,).
         seeds: Seeds that are there, by condition and fraction.
+        beside: Errors by chemical system and within formulas, by condition and fraction.
     """
 
     def __init__(self, study: Scaling, results: dict[str, Any]) -> None:
         self.sizes: dict[float, int] = {}
         self.errors: dict[tuple[Condition, float], np.ndarray] = {}
         self.seeds: dict[tuple[Condition, float], list[int]] = {}
+        found: dict[tuple[Condition, float], list[dict[str, Any]]] = {}
         by_seed: dict[tuple[Condition, float], list[np.ndarray]] = {}
         formulas: list[str] | None = None
         for size, start, modality, seed in product(
@@ -67,6 +70,10 @@ class Draws:
             by_seed.setdefault(key, []).append(np.concatenate(([errors[there].mean()], means)))
             self.sizes[size.fraction] = result["n_train"]
             self.seeds.setdefault(key, []).append(seed)
+            found.setdefault(key, []).append(result)
+        self.beside = {
+            key: breakdown(runs, f"{key[0][0]}/{study.target}") for key, runs in found.items()
+        }
         generator = np.random.default_rng(0)
         for key, columns in by_seed.items():
             values = np.stack(columns, axis=1)
@@ -164,6 +171,7 @@ def _error_rows(draws: Draws, conditions: list[Condition]) -> list[dict[str, Any
                         "seeds": len(draws.seeds[condition, fraction]),
                         "error": value,
                         "interval": span(low, high),
+                        **draws.beside[condition, fraction],
                     }
                 )
     return rows

@@ -23,6 +23,8 @@ from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG
 
 STATE, RESULT, FAILURE, LOG = "state.json", "result.json", "failure.json", "log.txt"
 METRICS = "metrics.jsonl"
+#: Among the errors of a run: whether a test material's chemical system was not in training.
+NEW_SYSTEM = "new_system"
 
 Factor = str | float | int
 
@@ -113,6 +115,7 @@ class Training(Run):
             table = folder / "predictions.test.csv"
             if table.is_file():
                 result["errors"] = absolute_errors(table)
+                result["errors"][NEW_SYSTEM] = new_systems(data)
         return result
 
 
@@ -160,6 +163,14 @@ def training_size(data: dict[str, Any]) -> int:
     """Number of training materials under a run's `data` section, as `XRDDataModule` counts them."""
     collection, split = Collection(data["stores"]), SplitConfig(**data["split"])
     return len(split_rows(collection, split, data["fraction"], data["repeat"])["train"])
+
+
+def new_systems(data: dict[str, Any]) -> list[bool]:
+    """Whether the chemical system of each test material was not in training, in their order."""
+    collection, split = Collection(data["stores"]), SplitConfig(**data["split"])
+    rows = split_rows(collection, split, data["fraction"], data["repeat"])
+    system = collection.column("system_key")
+    return [bool(new) for new in ~np.isin(system[rows["test"]], system[rows["train"]])]
 
 
 def absolute_errors(table: Path) -> dict[str, list[Any]]:
