@@ -101,7 +101,9 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program's name; None takes `sys.argv`.
 
     Returns:
-        Exit status: 0, 2 for a user's mistake (told in one line), 130 when interrupted.
+        Exit status: 0; 1 if nothing came out, or for a bug of ours; 2 for a user's mistake and for
+        what the system refuses, a full disk for example (told in one line); 130 when interrupted
+        (Ctrl-C) and 143 when ended (SIGTERM).
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help", "help"):

@@ -14,6 +14,9 @@ from lightning_modules.backbone.composition import CompositionEncoder
 from lightning_modules.backbone.fusion import CrossAttentionFusion
 from lightning_modules.backbone.xrd import VisiblePatches, XRDEncoder, all_measured
 
+#: No width and no number of layers is larger: it is a mistake, or a stranger's file.
+_LARGEST = 65_536
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
@@ -41,8 +44,10 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
         for name in ("width", "heads", "composition_layers", "xrd_layers", "fusion_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"backbone.{name} is {getattr(self, name)}: must be at least 1")
+            if not 1 <= getattr(self, name) <= _LARGEST:
+                raise ValueError(
+                    f"backbone.{name} is {getattr(self, name)}: must lie between 1 and {_LARGEST}"
+                )
         if self.patch_points < 1:
             raise ValueError(f"backbone.patch_points is {self.patch_points}: must be at least 1")
         if self.width % self.heads:

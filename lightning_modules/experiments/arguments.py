@@ -10,6 +10,7 @@ import jsonargparse
 import yaml
 
 from datamodules.arguments import exit_with_error, respell
+from lightning_modules.training.recipe_checks import recipes_of
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -59,6 +60,7 @@ def parse(
             metavar="KEY=VALUE",
             help=f"A value in {recipe}.set, as for `xxact fit`; repeatable.",
         )
+    recipes_of(args)
     values = parser.parse_args(respell(args, parser._option_string_actions))
     for assignment in values.pop("set", None) or []:
         assert recipe is not None

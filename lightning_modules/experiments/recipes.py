@@ -3,10 +3,9 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning_modules.training.recipe_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,12 @@ class Recipe:
         Raises:
             ValueError: if a file cannot be read.
         """
-        return {"arguments": self.arguments(), "files": digest([read(p) for p in self.config])}
+        return {"arguments": self.arguments(), "files": digest([read_yaml(p) for p in self.config])}
 
 
 def value_text(value: Any) -> str:
     """A value as the command line takes it."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def read(path: str | Path) -> Any:
-    """Read a YAML file.
-
-    Raises:
-        ValueError: if it is missing or no YAML.
-    """
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a readable YAML file ({reason})") from error
 
 
 def digest(content: Any) -> str:

@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -24,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.arguments import exit_with_error
 from datamodules.files import replace_file
@@ -31,6 +33,7 @@ from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
 from lightning_modules.base import Task
 from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
+from lightning_modules.training import recipe_checks as checks
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
 from lightning_modules.training.callbacks.every_run import (
@@ -84,11 +87,14 @@ def _as_list(value: Any) -> list[Any]:
 class Parser(LightningArgumentParser):
     """Lightning's parser, with errors of one line."""
 
+    #: The files of the command line, for the errors; a subclass for each command line has them.
+    recipes: ClassVar[Sequence[tuple[Path, dict[str, Any]]]] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line and exit with 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        exit_with_error(message, _NOISE)
+        exit_with_error(checks.explain(message, self.recipes), _NOISE)
 
 
 #: `checkpoint` is a group of keys of a fit; evaluating takes a checkpoint, as other commands do.
@@ -172,8 +178,14 @@ class XxactCLI(LightningCLI):
     def _of(self, key: str) -> Any:
         return self.config[self.subcommand][key]
 
+    def _set_seed(self) -> None:
+        """Seed everything, with a seed that can be one."""
+        checks.check_seed(self._of("seed_everything"), "seed_everything")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Link the seeds and find the checkpoint, before anything is built or written."""
+        self._check_types()
         if self._of("data")["seed"] is None:
             # One seed for all that is random. `seed_everything` may be false: nothing is seeded.
             self.one_seed = True
@@ -192,6 +204,17 @@ class XxactCLI(LightningCLI):
             )
         else:
             self.checkpoint = Path(self._of("ckpt_path"))
+
+    def _check_types(self) -> None:
+        """Refuse groups of keys that are none; the parser lets them pass."""
+        model, config = self._of("model"), self.config[self.subcommand]
+        module, _, name = model.class_path.rpartition(".")
+        checks.check_types(
+            getattr(import_module(module), name), model.get("init_args"), "model.init_args"
+        )
+        checks.check_types(XRDDataModule, config.get("data"), "data")
+        checks.check_types(CheckpointConfig, config.get("checkpoint"), "checkpoint")
+        checks.check_types(Trainer, config.get("trainer"), "trainer")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: TensorBoard, metrics files, checkpoints."""
@@ -327,16 +350,22 @@ def main(args: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message)
     for logger in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(logger).addFilter(lambda record: "Tip:" not in record.getMessage())
-    XxactCLI(
-        Task,
-        XRDDataModule,
-        subclass_mode_model=True,
-        save_config_callback=None,
-        trainer_defaults=INVARIANTS,
-        seed_everything_default=0,
-        parser_class=Parser,
-        parser_kwargs={"parser_mode": "omegaconf+"},
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        args=spelled(args),
-    )
+    recipes = checks.recipes_of(args)
+    try:
+        XxactCLI(
+            Task,
+            XRDDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            trainer_defaults=INVARIANTS,
+            seed_everything_default=0,
+            parser_class=type("Parser", (Parser,), {"recipes": recipes}),
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=spelled(args),
+        )
+    except checks.RecipeError as error:
+        raise ValueError(f"{checks.file_of(error.key, recipes)}{error}") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(checks.explain_reference(error, recipes)) from error

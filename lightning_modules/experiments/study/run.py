@@ -18,7 +18,8 @@ from datamodules.files import replace_file
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig, split_rows
 from lightning_modules.experiments.processes import xxact
-from lightning_modules.experiments.recipes import Recipe, digest, read
+from lightning_modules.experiments.recipes import Recipe, digest
+from lightning_modules.training.recipe_files import read_yaml
 from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG
 
 STATE, RESULT, FAILURE, LOG = "state.json", "result.json", "failure.json", "log.txt"
@@ -102,7 +103,7 @@ class Training(Run):
     def collect(self, root: Path) -> dict[str, Any]:
         """Curve, final and test metrics, size of the training split, errors of each formula."""
         folder = root / self.name
-        data = read(folder / CONFIG)["data"]
+        data = read_yaml(folder / CONFIG)["data"]
         check_split(SplitConfig(**data["split"]), root, self.needs)
         lines = (folder / METRICS).read_text().splitlines()
         result: dict[str, Any] = {
@@ -151,7 +152,7 @@ def check_split(split: SplitConfig, root: Path, needs: Sequence[str]) -> None:
         ValueError: if one of them held out others.
     """
     for name in needs:
-        other = SplitConfig(**read(root / name / CONFIG)["data"]["split"])
+        other = SplitConfig(**read_yaml(root / name / CONFIG)["data"]["split"])
         if other != split:
             raise ValueError(
                 f"{name}: its data.split is {other.to_dict()}, here {split.to_dict()}: it may have "

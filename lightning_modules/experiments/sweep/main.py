@@ -8,8 +8,8 @@ import yaml
 from datamodules.files import replace_file, replace_table
 from lightning_modules.experiments.arguments import parse
 from lightning_modules.experiments.machine import Machine
-from lightning_modules.experiments.recipes import read
 from lightning_modules.experiments.sweep.config import Sweep
+from lightning_modules.training.recipe_files import read_yaml
 from lightning_modules.training.run_folder import CONFIG
 
 BEST, TABLE = "best.yaml", "trials.csv"
@@ -47,7 +47,7 @@ def main(args: Sequence[str]) -> int:
 
 def write_best(config: Path, path: Path, run: str) -> None:
     """Write the best trial's configuration as a recipe with a run's folder of its own."""
-    recipe = read(config)
+    recipe = read_yaml(config)
     for key, value in _AS_USUAL.items():
         recipe["trainer"][key] = value
     text = yaml.safe_dump(recipe | {"run": run}, sort_keys=False)

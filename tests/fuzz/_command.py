@@ -1,0 +1,32 @@
+"""Runs a command as a user does, in this process, and judges what it says."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+from lightning_modules.__main__ import main
+
+
+class TracebackError(AssertionError):
+    """The command showed a traceback, or ended without saying why."""
+
+
+def outcome_of(arguments: Sequence[str]) -> str:
+    """`accepted` or `refused` (in one line).
+
+    Raises:
+        TracebackError: with what the command printed.
+    """
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            status = main(arguments)
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+    text = errors.getvalue()
+    lines = [line for line in text.splitlines() if line.startswith("xxact: error: ")]
+    if status == 0:
+        return "accepted"
+    if "Traceback (most recent call last)" in text or status == 1 or len(lines) != 1:
+        raise TracebackError(f"status {status}: {text.strip()[-3000:]}")
+    return "refused"
