@@ -17,7 +17,13 @@ from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SPLITS, SplitConfig, split_rows, spread
-from datamodules.stream.stream import Batches, Stream, check_world_size, mean_and_std, number_copies
+from datamodules.stream.stream import (
+    Batches,
+    Stream,
+    check_world_size,
+    label_statistics,
+    number_copies,
+)
 
 
 class XRDDataModule(L.LightningDataModule):
@@ -138,10 +144,11 @@ class XRDDataModule(L.LightningDataModule):
         return self._rows[split]
 
     def target_statistics(self) -> dict[str, dict[str, float]]:
-        """Mean, standard deviation and count of each target on the training split, its unit."""
+        """Mean, std, min and count of each target's labels on the training split, in its unit."""
         train = self.rows("train")
         return {
-            name: mean_and_std(self.collection.column(name)[train]) for name in self.target_names
+            name: label_statistics(self.collection.column(name)[train])
+            for name in self.target_names
         }
 
     def check(self, stage: str, world_size: int = 1, validates: bool = True) -> None:

@@ -353,9 +353,14 @@ def check_world_size(global_batch_size: int, world_size: int) -> None:
         )
 
 
-def mean_and_std(values: np.ndarray) -> dict[str, float]:
-    """Statistics of the labels that are there, in float64: mean, std and count."""
+def label_statistics(values: np.ndarray) -> dict[str, float]:
+    """Statistics of the labels that are there, in float64: mean, std, min and count."""
     values = values[np.isfinite(values)].astype(np.float64)
     if not len(values):
-        return {"mean": 0.0, "std": 1.0, "count": 0}
-    return {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
+        return {"mean": 0.0, "std": 1.0, "min": 0.0, "count": 0}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "count": len(values),
+    }

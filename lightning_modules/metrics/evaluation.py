@@ -56,8 +56,8 @@ def target_errors(name: str, value_N: Tensor, target_N: Tensor) -> dict[str, flo
         errors["mae_nonmetals"] = float(mean_absolute_error(value[gapped], target[gapped]))
     stable = target <= 0
     if name == "hull_distance" and 0 < int(stable.sum()) < len(stable):
-        # Distances are not negative, so this falls with them and lies in (0, 1] as AUROC asks.
-        errors["stable_auc"] = float(binary_auroc(1 / (1 + value), stable.int()))
+        # Falls with the distance, and lies in [0, 1] as AUROC asks.
+        errors["stable_auc"] = float(binary_auroc(torch.sigmoid(-value), stable.int()))
     return errors
 
 

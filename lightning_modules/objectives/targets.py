@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Targets that cannot be negative: predictions and intervals are cut off at 0.
+#: Targets that are not negative, as a rule: predictions and intervals are cut off at 0, unless a
+#: label of the training split lies below (distances from a hull made without the entry do).
 NON_NEGATIVE = frozenset({"band_gap", "hull_distance", "volume_per_atom", "density"})
 
 
@@ -32,6 +33,7 @@ class Targets(nn.Module):
         std: Standard deviation over the training split, (T,).
         conformal: Conformal quantiles, (M, T); NaN before calibration.
         units: Units; empty strings before they are known.
+        positive: Which are cut off at 0, (T,).
     """
 
     mean: Tensor
@@ -49,11 +51,16 @@ class Targets(nn.Module):
         self.register_buffer("positive", positive, persistent=False)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The units, for the state dictionary."""
-        return {"units": self.units}
+        """The units and the targets that may be negative against the rule."""
+        negative = [
+            name
+            for name, positive in zip(self.names, self.positive.tolist(), strict=True)
+            if name in NON_NEGATIVE and not positive
+        ]
+        return {"units": self.units} | ({"negative": negative} if negative else {})
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the units.
+        """Take the units and the targets that may be negative.
 
         Raises:
             ValueError: if the data gives a target in another unit.
@@ -65,12 +72,14 @@ class Targets(nn.Module):
                     f"{ours}; prepare the store with the checkpoint's unit"
                 )
         self.units = list(state["units"])
+        for t, name in enumerate(self.names):
+            self.positive[t] = name in NON_NEGATIVE and name not in state.get("negative", [])
 
     def fit(self, statistics: dict[str, dict[str, float]]) -> None:
-        """Take mean and standard deviation of the training split.
+        """Take mean, standard deviation and sign of the training split's labels.
 
         Args:
-            statistics: `mean`, `std` and `count` by target.
+            statistics: `mean`, `std`, `min` and `count` by target.
 
         Raises:
             ValueError: if a target has no label at all.
@@ -84,6 +93,7 @@ class Targets(nn.Module):
             self.mean[t] = statistics[name]["mean"]
             # All labels alike: nothing to scale by.
             self.std[t] = statistics[name]["std"] or 1.0
+            self.positive[t] = name in NON_NEGATIVE and statistics[name]["min"] >= 0.0
 
     def standardise(self, labels_BT: Tensor) -> Tensor:
         """Labels in physical units to mean 0 and standard deviation 1; NaN stays NaN."""

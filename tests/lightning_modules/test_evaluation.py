@@ -39,8 +39,8 @@ def test_hull_distance_is_also_judged_as_stable_or_not() -> None:
 def test_targets_standardise_and_come_back_in_physical_units() -> None:
     targets = Targets(["formation_energy", "band_gap"], 1)
     statistics = {
-        "formation_energy": {"mean": -1.0, "std": 2.0, "count": 5},
-        "band_gap": {"mean": 1.0, "std": 0.5, "count": 3},
+        "formation_energy": {"mean": -1.0, "std": 2.0, "min": -5.0, "count": 5},
+        "band_gap": {"mean": 1.0, "std": 0.5, "min": 0.0, "count": 3},
     }
     targets.fit(statistics)
     standardised = targets.standardise(torch.tensor([[1.0, math.nan]]))
@@ -57,7 +57,7 @@ def test_targets_standardise_and_come_back_in_physical_units() -> None:
 
 def test_statistics_units_and_quantiles_travel_in_the_state() -> None:
     targets = Targets(["a"], 2)
-    targets.fit({"a": {"mean": 3.0, "std": 2.0, "count": 5}})
+    targets.fit({"a": {"mean": 3.0, "std": 2.0, "min": 1.0, "count": 5}})
     targets.units = ["eV"]
     targets.conformal.fill_(1.5)
     other = Targets(["a"], 2)
@@ -69,11 +69,26 @@ def test_statistics_units_and_quantiles_travel_in_the_state() -> None:
         other.load_state_dict(targets.state_dict())
 
 
+def test_labels_below_zero_are_not_cut_off_where_training_has_them() -> None:
+    """Distances from a hull that was made without the entries are negative for some."""
+    targets = Targets(["hull_distance", "band_gap"], 1)
+    below = {"mean": 0.1, "std": 0.1, "min": -0.3, "count": 9}
+    targets.fit({"hull_distance": below, "band_gap": below | {"min": 0.0}})
+    other = Targets(["hull_distance", "band_gap"], 1)
+    other.load_state_dict(targets.state_dict())
+    for each in (targets, other):
+        each.conformal.fill_(1.0)
+        prediction = each.physical(torch.tensor([[-2.0, -2.0]]), torch.zeros(1, 2))
+        assert prediction.value[0].tolist() == pytest.approx([-0.1, 0.0])
+        assert each.interval(prediction, 0)[0][0].tolist() == pytest.approx([-0.2, 0.0])
+    assert "negative" not in Targets(["hull_distance"], 1).get_extra_state()
+
+
 def test_a_target_without_labels_is_refused_and_a_constant_one_is_not_divided_by_zero() -> None:
     targets = Targets(["a"], 1)
     with pytest.raises(ValueError, match="target a: no material of the training split has a label"):
-        targets.fit({"a": {"mean": 0.0, "std": 1.0, "count": 0}})
-    targets.fit({"a": {"mean": 4.0, "std": 0.0, "count": 7}})
+        targets.fit({"a": {"mean": 0.0, "std": 1.0, "min": 0.0, "count": 0}})
+    targets.fit({"a": {"mean": 4.0, "std": 0.0, "min": 4.0, "count": 7}})
     assert targets.standardise(torch.tensor([[4.0]])).tolist() == [[0.0]]
 
 
