@@ -23,7 +23,7 @@ from matplotlib import pyplot
 from datamodules import batch as keys
 from datamodules.formula import parse_formula
 from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.gathering import Gatherer
 from datamodules.store.splits import SplitConfig, assign

@@ -7,8 +7,10 @@ Needs neither torch nor Lightning.
 """
 
 from datamodules.measured.conversion import ConvertedPattern, Options, convert
+from datamodules.measured.errors import PatternError
 from datamodules.measured.readers.files import read_scan
-from datamodules.measured.scan import PatternError, Scan, Wavelength
+from datamodules.measured.scan import Scan
+from datamodules.measured.wavelength import Wavelength
 
 __all__ = [
     "ConvertedPattern",

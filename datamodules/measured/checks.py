@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from datamodules.grid import Grid
-from datamodules.measured.scan import PatternError, Scan
+from datamodules.measured.errors import PatternError
+from datamodules.measured.scan import Scan
 
 MIN_POINTS = 100
 COARSE_STEP, COARSEST_STEP = 0.06, 0.2

@@ -18,7 +18,9 @@ from datamodules.measured import checks
 from datamodules.measured.corrections.background import estimate_background
 from datamodules.measured.corrections.kalpha2 import strip_kalpha2
 from datamodules.measured.corrections.widths import typical_width, widen
-from datamodules.measured.scan import PatternError, Scan, Wavelength
+from datamodules.measured.errors import PatternError
+from datamodules.measured.scan import Scan
+from datamodules.measured.wavelength import Wavelength
 from datamodules.radiation import lorentz_polarization
 
 _LARGEST_GAP = 0.25

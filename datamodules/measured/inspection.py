@@ -10,9 +10,9 @@ from datamodules.arguments import ArgumentParser
 from datamodules.files import replace_picture
 from datamodules.grid import Grid
 from datamodules.measured.conversion import ConvertedPattern, convert
+from datamodules.measured.errors import PatternError
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import read_scan
-from datamodules.measured.scan import PatternError
 
 PICTURE = ".pattern.png"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from datamodules.measured.conversion import Options
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

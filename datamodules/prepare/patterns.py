@@ -22,7 +22,7 @@ from datamodules.grid import Grid
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
-from datamodules.measured.scan import wavelength_of_row
+from datamodules.measured.wavelength import wavelength_of_row
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.sources.source import SourceError, Target
 from datamodules.prepare.targets import parse_targets

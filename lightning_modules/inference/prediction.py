@@ -23,7 +23,7 @@ from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.formula import parse_formula
 from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.scan import wavelength_of_row
+from datamodules.measured.wavelength import wavelength_of_row
 from datamodules.rendering.renderer import PeakShape, Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer

@@ -8,7 +8,7 @@ import pytest
 from datamodules.grid import Grid
 from datamodules.measured import Options, PatternError, Scan, Wavelength, convert
 from datamodules.measured.corrections.widths import typical_width
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 from lightning_modules.__main__ import main
 from tests.measured.patterns import angles, counts, lines, simulate, write, xy
 
@@ -245,7 +245,7 @@ def test_wavelengths_are_given_as_numbers_or_names(text: str, mean: float, n: in
     assert len(wavelength.lines) == n
 
 
-@pytest.mark.parametrize("text", ["copper", "", "-1.54", "154.18", "nan", "CuKb"])
+@pytest.mark.parametrize("text", ["copper", "", "-1.54", "154.18", "nan", "CuKc"])
 def test_impossible_wavelengths_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="wavelength"):
         parse_wavelength(text)

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.batch import Batch
 from datamodules.measured import Options
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 from datamodules.rendering.augmentation import Perturbation
 from datamodules.store.splits import SplitConfig
 from lightning_modules.__main__ import main

@@ -10,7 +10,7 @@ import pytest
 from datamodules.measured import Options, PatternError, convert, read_scan
 from datamodules.measured.readers import files as files_module
 from datamodules.measured.readers import xml as xml_module
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 from tests.measured import patterns
 from tests.measured.patterns import CU_MEAN, FORMATS, angles, counts, write
 
@@ -97,9 +97,15 @@ def test_q_is_read_in_the_headings_unit_and_keeps_other_warnings(
     scan = read_scan(path, axis="q")
     np.testing.assert_allclose(scan.x, q, atol=1e-6)
     assert not scan.warnings
+    named = read_scan(path)
+    assert named.axis == "q"
+    np.testing.assert_allclose(named.x, q, atol=1e-6)
+    path.write_text(f"# over {unit} at beamline 7\n" + "\n".join(f"{a:.3f} 1 2" for a in q))
     assert any("--axis q" in warning for warning in read_scan(path).warnings)
     path.write_text(f"# {unit}\n{0.5 * scale} {0.01 * scale} {2.49 * scale:.3f}\n{counted}\n")
-    assert "199 intensities where" in read_scan(path, axis="q").warnings[0]
+    listed = read_scan(path, axis="q")
+    assert "199 intensities where" in listed.warnings[0]
+    np.testing.assert_allclose(listed.x, q[:-1], atol=1e-6)
 
 
 def test_points_counted_for_unequal_times_are_weighed_by_them(tmp_path: Path) -> None:
@@ -168,7 +174,7 @@ def test_other_scans_than_of_two_theta_are_refused(tmp_path: Path) -> None:
         ("a.raw", b"FI\0\0\0" + bytes(400), "Rigaku binary.*export it as"),
         ("a.rd", b"V5RD\0" + bytes(400), "Philips RD"),
         ("a.xy", bytes(range(256)), "binary file"),
-        ("a.rasx", b"10 20\n", "no reader for .rasx"),
+        ("a.rasx", b"10 20\n", "not a readable ZIP"),
         ("a.xy", b"", "empty"),
         ("a.xy", b"two theta\ncounts\n", "no line of numbers"),
         ("a.xy", b"1\n2\n3\n", "single number"),
@@ -211,7 +217,7 @@ def test_entities_and_archives_that_swell_are_refused(
     bomb.write_text('<?xml version="1.0"?><!DOCTYPE x [<!ENTITY l0 "ha">]><x>&l0;</x>')
     with pytest.raises(PatternError, match="defines entities or a DTD"):
         read_scan(bomb)
-    monkeypatch.setattr(xml_module, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(xml_module, "MAX_UNPACKED_BYTES", 1000)
     swelling = tmp_path / "a.brml"
     with zipfile.ZipFile(swelling, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("Experiment0/RawData0.xml", "<a>" + " " * 100_000 + "</a>")
@@ -224,14 +230,15 @@ def test_entities_and_archives_that_swell_are_refused(
 
 def test_points_are_put_in_order_and_those_of_one_angle_averaged(tmp_path: Path) -> None:
     path = tmp_path / "a.xy"
-    path.write_text("10.2 4\n10.0 1\n10.1 2\n10.2 8\n10.3 inf\n10.3 5\n")
+    path.write_text("10.2 4\n10.0 1\n10.1 2\n10.2 8\n10.3 nan\n10.3 5\n")
     scan = read_scan(path)
     assert scan.x.tolist() == [10.0, 10.1, 10.2, 10.3]
     assert scan.intensity.tolist() == [1.0, 2.0, 6.0, 5.0]
     assert any("averaged" in note for note in scan.notes)
-    path.write_text("12 1\n11 2\n10 1e400\n")
+    assert scan.warnings == ["1 points are marked as not measured (NaN) and left out"]
+    path.write_text("12 1\n11 2\n10 3\n")
     scan = read_scan(path)
-    assert scan.x.tolist() == [11.0, 12.0]
+    assert scan.x.tolist() == [10.0, 11.0, 12.0]
     assert "measured downwards; turned round" in scan.notes
 
 

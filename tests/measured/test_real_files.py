@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.measured import Options, PatternError, convert, read_scan
 from datamodules.measured.readers.files import SUFFIXES
-from datamodules.measured.scan import parse_wavelength
+from datamodules.measured.wavelength import parse_wavelength
 
 #: Files known to be refused, and why.
 REFUSED = {"synthetic-quartz-xrd.xye": "a list of lines", "BT86.raw": "Bruker RAW version 3"}

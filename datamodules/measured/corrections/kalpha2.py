@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.measured.scan import Wavelength
+from datamodules.measured.errors import PatternError
+from datamodules.measured.wavelength import Wavelength, is_doublet
 
 
 def strip_kalpha2(
@@ -23,10 +24,19 @@ def strip_kalpha2(
     Returns:
         Intensity of Kα1, (n,).
 
+    Raises:
+        PatternError: if the two lines are no Kα1 and Kα2.
+
     Source: W. A. Rachinger, J. Sci. Instrum. 25 (1948) 254.
     """
-    (alpha1, _), (alpha2, ratio) = wavelength.lines
-    ratio = ratio / wavelength.lines[0][1]
+    # The shorter is Kα1, whatever the order and the weights that the file gives.
+    (alpha1, weight), (alpha2, ratio) = sorted(wavelength.lines)
+    if not is_doublet(alpha1, alpha2) or not 0.0 < ratio < weight:
+        raise PatternError(
+            f"Kα2 cannot be taken off: {wavelength} is no doublet of a strong Kα1 and a weaker "
+            "Kα2; give it by name, such as --wavelength CuKa"
+        )
+    ratio = ratio / weight
     sine = np.sin(np.radians(two_theta / 2.0)) * alpha1 / alpha2
     partner = np.degrees(2.0 * np.arcsin(sine))
     floor = float(np.percentile(intensity, 5))

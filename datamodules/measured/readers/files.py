@@ -7,18 +7,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.measured.readers.bruker import read_brml
+from datamodules.measured.errors import PatternError
+from datamodules.measured.readers.bruker import read_brml, read_uxd
 from datamodules.measured.readers.cif import read_cif
 from datamodules.measured.readers.gsas import is_gsas, read_gsas
-from datamodules.measured.readers.rigaku import read_ras
-from datamodules.measured.readers.text import Q_IN_ANGSTROM, Q_IN_NM, read_text, read_uxd
+from datamodules.measured.readers.rigaku import read_ras, read_rasx
+from datamodules.measured.readers.text.columns import Q_IN_ANGSTROM, Q_IN_NM, read_text
 from datamodules.measured.readers.xrdml import read_xrdml
-from datamodules.measured.scan import PatternError, Scan
+from datamodules.measured.scan import Scan
 
 MAX_BYTES = 64 * 2**20
 """Largest file; patterns have some hundred kilobytes."""
 
-_BINARY: dict[str, Callable[[bytes], Scan]] = {".xrdml": read_xrdml, ".brml": read_brml}
+_BINARY: dict[str, Callable[[bytes], Scan]] = {
+    ".xrdml": read_xrdml,
+    ".brml": read_brml,
+    ".rasx": read_rasx,
+}
 _TEXT: dict[str, Callable[[str], Scan]] = {
     ".xy": read_text,
     ".xye": read_text,
@@ -27,6 +32,7 @@ _TEXT: dict[str, Callable[[str], Scan]] = {
     ".dat": read_text,
     ".asc": read_text,
     ".chi": read_text,
+    ".mdi": read_text,
     ".ras": read_ras,
     ".uxd": read_uxd,
     ".cif": read_cif,
@@ -112,7 +118,7 @@ def _read(path: Path, axis: str) -> Scan:
         raise PatternError("empty")
     suffix = path.suffix.lower()
     scan = _BINARY[suffix](data) if suffix in _BINARY else _read_text(data, suffix)
-    if axis == "q":
+    if axis == "q" and scan.axis != "q":
         if not scan.format.startswith("text"):
             raise PatternError(f"--axis q is for text files; {scan.format} gives 2θ")
         if Q_IN_NM in scan.warnings:

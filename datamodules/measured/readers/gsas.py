@@ -6,20 +6,23 @@ import re
 
 import numpy as np
 
-from datamodules.measured.scan import MAX_POINTS, PatternError, Scan, Wavelength, make_scan
+from datamodules.measured.errors import PatternError
+from datamodules.measured.readers.text.headings import check_probe
+from datamodules.measured.readers.text.numbers import split_lines
+from datamodules.measured.scan import MAX_POINTS, Scan, make_scan
+from datamodules.measured.wavelength import heading_wavelength
 
 _WHAT = "gsas"
 _FIELD = 8
 _BANK = re.compile(r"^\s*BANK\s", re.IGNORECASE)
-#: Titles of many programs: `LA= 1.23966`, `LAMBDA=1.54`.
-_TITLE_WAVELENGTH = re.compile(
-    r"(?:\bLA|LAMBDA|wave\s?length)\s*[=:]?\s*(\d*\.\d{2,8})", re.IGNORECASE
-)
+#: GSAS reads four letters; both spellings mean steps of 2θ in hundredths of a degree.
+_CONSTANT = ("CONS", "CONST")
+_LARGEST_ANGLE = 18000.0
 
 
 def is_gsas(text: str) -> bool:
     """Whether one of the first lines begins a bank."""
-    return any(_BANK.match(line) for line in text.splitlines()[:200])
+    return any(_BANK.match(line) for line in text[:100_000].splitlines()[:200])
 
 
 def read_gsas(text: str) -> Scan:
@@ -28,7 +31,7 @@ def read_gsas(text: str) -> Scan:
     Raises:
         PatternError: if it is cut, has several banks, or is of time of flight.
     """
-    lines = text.splitlines()
+    lines = split_lines(text)
     banks = [i for i, line in enumerate(lines) if _BANK.match(line)]
     if not banks:
         raise PatternError(f"{_WHAT}: no line that begins with BANK")
@@ -43,12 +46,15 @@ def read_gsas(text: str) -> Scan:
     if not (0 < n_channels <= MAX_POINTS):
         raise PatternError(f"{_WHAT}: {n_channels} channels; the file is damaged")
     kind = words[-1].upper() if words[-1].isalpha() else "STD"
-    # CONST is equal steps of 2θ; FXYE lists its angles. The others bin time of flight.
-    if binning != "CONST" and kind not in ("FXYE", "FXY"):
-        raise PatternError(f"{_WHAT}: binning {binning} is not of equal steps in 2θ")
-    if binning not in ("CONST", "CONQ", "FXYE", "FXY") or kind == "ALT":
-        raise PatternError(f"{_WHAT}: {binning} {kind} is of time of flight; give a scan of 2θ")
-    if kind not in ("FXYE", "FXY") and not (0 < step < 18000 and abs(start) < 36000):
+    # The other binnings (SLOG, RALF, TIME_MAP, LPSD …) are of time of flight.
+    if binning not in _CONSTANT or kind == "ALT":
+        raise PatternError(
+            f"{_WHAT}: {binning} {kind} is not of equal steps in 2θ but of time of flight; give a "
+            "scan of 2θ"
+        )
+    if kind not in ("STD", "ESD", "FXYE", "FXY"):
+        raise PatternError(f"{_WHAT}: data of type {kind}; give STD, ESD, FXY or FXYE")
+    if kind in ("STD", "ESD") and not (0 < step < _LARGEST_ANGLE and abs(start) < _LARGEST_ANGLE):
         raise PatternError(
             f"{_WHAT}: start {start:g} and step {step:g} are no hundredths of degrees"
         )
@@ -63,10 +69,16 @@ def read_gsas(text: str) -> Scan:
         x = (start + step * np.arange(len(y))) / 100.0
     if len(y) < n_channels:
         raise PatternError(f"{_WHAT}: {len(y)} of {n_channels} channels; the file is cut")
+    if len(x) and not float(np.abs(x).max()) < _LARGEST_ANGLE / 100.0:
+        raise PatternError(
+            f"{_WHAT}: {float(np.abs(x).max()) * 100:g} is no angle in hundredths of a degree; "
+            "time of flight?"
+        )
+    title = "\n".join(line[:200] for line in lines[: banks[0]])[:8000]
+    check_probe(title, _WHAT)
     scan = make_scan(x, y, f"GSAS {kind}")
-    match = _TITLE_WAVELENGTH.search("\n".join(lines[: banks[0]])[:2000])
-    if match and 0.05 <= float(match[1]) <= 5.0:
-        scan.wavelength = Wavelength(((float(match[1]), 1.0),), "the file's title")
+    scan.wavelength, doubts = heading_wavelength(title, "the file's title")
+    scan.warnings += doubts
     return scan
 
 

@@ -6,8 +6,16 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from datamodules.measured.readers.xml import find, find_all, local, number, parse
-from datamodules.measured.scan import PatternError, Scan, Wavelength, combine, make_scan
+from datamodules.measured.errors import PatternError
+from datamodules.measured.ranges import combine
+from datamodules.measured.readers.xml import find, find_all, local, number, parse, text_of
+from datamodules.measured.scan import Scan, condition, make_scan, weigh_by_time
+from datamodules.measured.wavelength import (
+    Wavelength,
+    takes_kalpha2_away,
+    tube_lines,
+    used_line,
+)
 
 _WHAT = "xrdml"
 #: Scan axes along which 2θ moves as in a powder pattern.
@@ -18,7 +26,8 @@ def read_xrdml(data: bytes) -> Scan:
     """Reads all scans of a file: repeats are averaged, ranges joined.
 
     Raises:
-        PatternError: if it is damaged or holds no scan of 2θ.
+        PatternError: if it is damaged, holds no scan of 2θ, or scans that are not of one sample
+            in one state.
     """
     root = parse(data, _WHAT)
     scans, other = [], set()
@@ -30,6 +39,9 @@ def read_xrdml(data: bytes) -> Scan:
                 other.add(axis)
                 continue
             scan = _scan(element)
+            scan.conditions = _conditions(element) or _conditions(measurement)
+            if element.get("status", "Completed").lower() in ("aborted", "interrupted"):
+                scan.warnings.append("the scan was aborted: its last angles may be wrong")
             scan.wavelength, scan.warnings = wavelength, [*scan.warnings, *warnings]
             scans.append(scan)
     if not scans:
@@ -55,13 +67,40 @@ def _scan(element: Element) -> Scan:
     if factors is not None and len(factors) == len(values) and not np.allclose(factors, 1.0):
         values = values * factors
         notes.append("multiplied by the beam's attenuation factors")
+    found = find(points, "intensities") if not counted else find(points, "counts")
+    unit = "" if found is None else found.get("unit", "counts").lower()
+    rate = unit in ("cps", "counts/s", "counts per second")
+    seconds = number(text_of(points, "commonCountingTime"))
     times = _list(points, "countingTimes")
-    if times is not None and len(times) == len(values) and np.ptp(times) > 0 and times.min() > 0:
-        values = values * (times.mean() / times)
-        notes.append("divided by the points' counting times")
+    if times is not None and len(times) and not rate:
+        seconds = float(times.mean())
+        values, done = weigh_by_time(values, times)
+        notes += [done] if done else []
     scan = make_scan(_angles(points, len(values)), values, "PANalytical XRDML")
     scan.notes += notes
+    scan.rate = rate
+    scan.seconds = seconds if seconds and 0 < seconds < 1e9 else None
     return scan
+
+
+def _conditions(element: Element) -> dict[str, float]:
+    """Temperature and the like: the mean over the scan, by name."""
+    found: dict[str, float] = {}
+    for points in element.iter():
+        if not local(points).lower().startswith("nonambient"):
+            continue
+        for values in points.iter():
+            # Times of the readings stand beside them.
+            if not local(values).lower().startswith("nonambientvalue"):
+                continue
+            kind = values.get("type") or points.get("type") or "temperature"
+            readings = [number(word) for word in (values.text or "").split()]
+            known = [reading for reading in readings if reading is not None]
+            if known and np.all(np.isfinite(known)):
+                unit = values.get("unit") or points.get("unit") or ""
+                name, value = condition(kind, float(np.mean(known)), unit)
+                found.setdefault(name, value)
+    return found
 
 
 def _angles(points: Element, n: int) -> np.ndarray:
@@ -71,20 +110,15 @@ def _angles(points: Element, n: int) -> np.ndarray:
         listed = _list(positions, "listPositions")
         if listed is not None:
             return listed
-        start = number(_text(positions, "startPosition"))
-        end = number(_text(positions, "endPosition"))
+        start = number(text_of(positions, "startPosition"))
+        end = number(text_of(positions, "endPosition"))
         if start is not None and end is not None:
             return np.linspace(start, end, n)
     raise PatternError(f"{_WHAT}: a scan without the positions of 2θ")
 
 
-def _text(element: Element, name: str) -> str | None:
-    found = find(element, name)
-    return found.text if found is not None else None
-
-
 def _list(element: Element, name: str) -> np.ndarray | None:
-    text = _text(element, name)
+    text = text_of(element, name)
     if text is None:
         return None
     try:
@@ -97,17 +131,20 @@ def _wavelength(measurement: Element) -> Wavelength | None:
     used = find(measurement, "usedWavelength")
     if used is None:
         return None
-    alpha1, alpha2 = number(_text(used, "kAlpha1")), number(_text(used, "kAlpha2"))
-    ratio = number(_text(used, "ratioKAlpha2KAlpha1"))
-    if not alpha1:
-        return None
+    alpha1, alpha2, beta = (number(text_of(used, f"k{x}")) for x in ("Alpha1", "Alpha2", "Beta"))
+    ratio = number(text_of(used, "ratioKAlpha2KAlpha1"))
     # `intended` says K-Alpha 1 in files of Kα doublets too: it is the line that d is computed
     # with. Only a monochromator before the sample takes Kα2 away.
+    line = "beta" if used_line(used.get("intended", "")) == "beta" else "alpha"
     incident = find(measurement, "incidentBeamPath")
-    monochromatic = incident is not None and any(
-        local(child).lower().endswith("monochromator") for child in incident.iter()
-    )
-    return Wavelength.doublet(alpha1, None if monochromatic else alpha2 or None, ratio)
+    for child in [] if incident is None or line == "beta" else incident.iter():
+        if local(child).lower().endswith("monochromator"):
+            words = [child.get("name", ""), text_of(child, "crystal") or ""]
+            hybrid = "hybrid" if child.get("hybrid", "").lower() == "true" else ""
+            # A monochromator of which nothing is known is taken for one that does.
+            if takes_kalpha2_away(" ".join([*words, hybrid])) is not False:
+                line = "alpha1"
+    return tube_lines(alpha1, alpha2, beta, ratio, line)
 
 
 def _slits(measurement: Element) -> list[str]:

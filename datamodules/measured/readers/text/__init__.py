@@ -1,0 +1,1 @@
+"""Text files: columns whose headings are read, and lists of counts without angles."""
