@@ -16,6 +16,7 @@ from datamodules.prepare.pipeline import Result, prepare
 from datamodules.prepare.sources import alexandria
 from datamodules.prepare.sources.cif_folder import CifFolderSource
 from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.parquet import ParquetSource
 from datamodules.prepare.sources.prototypes import SUBSTITUTES, PrototypeSource
 from datamodules.prepare.sources.source import Source, SourceError, Target
 from datamodules.prepare.targets import parse_targets
@@ -50,20 +51,14 @@ def _parser() -> ArgumentParser:
     kind.add_argument("files", nargs="*", type=Path, metavar="FILE.csv[.gz]")
     kind.add_argument("--download", choices=["mp-20"], help="fetch a public data set instead")
     _add_download_options(kind)
-    kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
-    kind.add_argument("--id-column")
     kind.add_argument("--cif-column")
-    kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
-    kind.add_argument("--citation", default=Source.citation, help="of the data")
+    _add_label_options(kind, "of the rows")
     kind.set_defaults(source=_csv)
 
     kind = kinds.add_parser("cif", parents=[common], help="a folder of CIF files")
     kind.add_argument("folder", type=Path, metavar="FOLDER")
     kind.add_argument("--labels", type=Path, metavar="FILE.csv", help="identifiers and labels")
-    kind.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
-    kind.add_argument("--id-column", help="of the labels")
-    kind.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
-    kind.add_argument("--citation", default=Source.citation, help="of the data")
+    _add_label_options(kind, "of the labels")
     kind.set_defaults(source=_cif)
 
     kind = kinds.add_parser("alexandria", parents=[common], help="Alexandria's JSON files")
@@ -79,9 +74,21 @@ def _parser() -> ArgumentParser:
         help="keys of an entry's data (default: e_form, band_gap_ind, e_above_hull)",
     )
     kind.set_defaults(source=_alexandria)
+
+    kind = kinds.add_parser("parquet", parents=[common], help="Parquet files as LeMat-Bulk's")
+    kind.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
+    _add_label_options(kind, "of the rows (default: immutable_id)")
+    kind.set_defaults(source=_parquet)
     # Has options of its own: `main` turns to it before this parser does.
     kinds.add_parser("patterns", add_help=False, help="measured patterns; see its own --help")
     return parser
+
+
+def _add_label_options(parser: ArgumentParser, of_what: str) -> None:
+    parser.add_argument("--targets", default="", metavar="COLUMN[=NAME][:UNIT],…")
+    parser.add_argument("--id-column", help=of_what)
+    parser.add_argument("--licence", default=Source.licence, help="of the data, for the manifest")
+    parser.add_argument("--citation", default=Source.citation, help="of the data")
 
 
 def _add_download_options(parser: ArgumentParser) -> None:
@@ -126,6 +133,16 @@ def _cif(arguments: argparse.Namespace) -> Source:
         folder=arguments.folder,
         labels_file=arguments.labels,
         labels=labels,
+        id_column=arguments.id_column,
+        licence_note=arguments.licence,
+        citation_note=arguments.citation,
+    )
+
+
+def _parquet(arguments: argparse.Namespace) -> Source:
+    return ParquetSource(
+        files=tuple(arguments.files),
+        labels=parse_targets(arguments.targets),
         id_column=arguments.id_column,
         licence_note=arguments.licence,
         citation_note=arguments.citation,
