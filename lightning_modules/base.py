@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,7 +24,7 @@ from lightning_modules.backbone import (
     VisiblePatches,
     all_measured,
 )
-from lightning_modules.objectives.parameter_groups import parameter_groups
+from lightning_modules.objectives.parameter_groups import parameter_groups, regrouped
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: Highest learning rate.
-        weight_decay: Decoupled weight decay of matrices; biases, norms and tokens have none.
+        weight_decay: Decoupled weight decay of matrices; biases, norms, tokens, queries and
+            embeddings have none.
         warmup_steps: Steps of linear warm-up.
         schedule: `cosine` falls to `final_fraction` of the learning rate at `trainer.max_steps`;
             `constant` stays.
@@ -87,6 +89,15 @@ def check_weight(name: str, weight: float) -> float:
     if not 0.0 <= weight < float("inf"):
         raise ValueError(f"{name} is {weight}: must be 0 or more")
     return weight
+
+
+_DIVERGED = (
+    "checkpoints of earlier steps stay. Try a lower model.optimizer.learning_rate, more "
+    "model.optimizer.warmup_steps, trainer.gradient_clip_val 1.0, or trainer.precision 32-true"
+)
+#: In the others Lightning converts the gathered lines: bfloat16 moves them by up to 0.4 %, and the
+#: Fourier transform that draws the patterns refuses it.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 class Task(L.LightningModule):
@@ -178,12 +189,22 @@ class Task(L.LightningModule):
         return self.backbone.xrd(batch[keys.VIEW], visible, everyone_B)[:, 0]
 
     def setup(self, stage: str) -> None:
-        """Load initial weights at the start of a run that is not resumed."""
+        """Load initial weights at the start of a run that is not resumed.
+
+        Raises:
+            ValueError: if the checkpoint does not fit, or the precision rounds the data.
+        """
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision is {self.trainer.precision}: must be one of "
+                f"{', '.join(PRECISIONS)}; any other rounds or widens the batch before its "
+                "patterns are drawn"
+            )
         if stage == "fit" and self.init_from and self.trainer.ckpt_path is None:
             checkpoints.load_backbone(self.init_from, self.backbone, self.constructed_with)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, without decay of vectors, and a schedule that steps with the optimizer.
+        """AdamW, with decay of matrices alone, and a schedule that steps with the optimizer.
 
         Raises:
             ValueError: if a cosine schedule has no `trainer.max_steps` to end at.
@@ -200,7 +221,8 @@ class Task(L.LightningModule):
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
-            fused=True,
+            # A fused step unscales the gradients itself, too late to clip them.
+            fused=self.trainer.precision != "16-mixed",
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: config.factor(step, max_steps)
@@ -228,6 +250,31 @@ class Task(L.LightningModule):
         elif gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
+    def _logs_this_step(self, step: int) -> bool:
+        """Whether Lightning logs the optimizer's n-th step: then it waits for the device anyway."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(every) and step % every == 0
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the norm of the gradients before they are clipped, over all processes."""
+        if self._logs_this_step(self.global_step + 1):
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Stop a run whose loss is no number any more.
+
+        Looked at where it is logged, by all processes at once: none is left waiting.
+
+        Raises:
+            ValueError: naming the step.
+        """
+        if self.global_step and self._logs_this_step(self.global_step):
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            loss = self.trainer.strategy.reduce(loss.detach().float(), reduce_op="mean")
+            if not math.isfinite(float(loss)):
+                raise ValueError(f"step {self.global_step}: the loss is {float(loss)}; {_DIVERGED}")
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Reseed dropout from (seed, step, rank): a checkpoint holds no generator's state."""
         if self.backbone.config.dropout > 0:
@@ -237,7 +284,14 @@ class Task(L.LightningModule):
             torch.manual_seed(step_seed(self._seed, self.global_step, self.global_rank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain dictionary from which the task can be built again."""
+        """Add the plain dictionary from which the task can be built again.
+
+        Raises:
+            ValueError: if the weights are no numbers any more: the checkpoint that there is stays.
+        """
+        weights = [parameter.detach() for parameter in self.parameters()]
+        if not torch.nn.utils.get_total_norm(weights).isfinite():
+            raise ValueError(f"step {self.global_step}: the weights are not finite; {_DIVERGED}")
         checkpoint[checkpoints.KEY] = checkpoints.describe(self)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -245,3 +299,24 @@ class Task(L.LightningModule):
             checkpoint[checkpoints.KEY]["peaks"] = checkpoints.plain(data.renderer.shape)
             # Reports must not judge a model by what it was trained on.
             checkpoint[checkpoints.KEY]["split"] = checkpoints.plain(data.split)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Bring an older optimizer's state into today's groups; warn where the rate jumps."""
+        if self.trainer.state.fn != "fit":
+            return
+        config = self.optimizer_config
+        checkpoint["optimizer_states"] = [
+            regrouped(state, self, self.backbone.config, config.layer_decay)
+            for state in checkpoint.get("optimizer_states", [])
+        ]
+        step, max_steps = checkpoint["global_step"], self.trainer.max_steps
+        for state in checkpoint.get("lr_schedulers", []):
+            was, base = state["_last_lr"][0], state["base_lrs"][0]
+            becomes = base * config.factor(step, max_steps)
+            if becomes > 1.05 * was:
+                rank_zero_warn(
+                    f"resumed at step {step} with trainer.max_steps {max_steps}: the learning rate "
+                    f"jumps from {was:.3g} up to {becomes:.3g}, as its cosine was to end sooner; "
+                    "to train longer without the jump, start a new run from these weights with "
+                    "--model.init_from"
+                )

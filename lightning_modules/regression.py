@@ -159,7 +159,10 @@ class Regression(Task):
         # The vectors before fusion are a residual path: a pattern that says nothing need not be
         # learned to be ignored.
         features = (encoded.fused, encoded.composition_vector, encoded.xrd_vector)
-        value_BT, log_spread_BT = self.head(torch.cat(features, dim=1)).chunk(2, dim=1)
+        # In float32 whatever the precision: bfloat16 would round answers to 1/256 of their size.
+        with torch.autocast(encoded.fused.device.type, enabled=False):
+            answer = self.head(torch.cat(features, dim=1).float())
+        value_BT, log_spread_BT = answer.chunk(2, dim=1)
         return value_BT, log_spread_BT.clamp(*_LOG_SPREAD)
 
     def given(self, batch: Batch) -> tuple[Tensor, Tensor]:

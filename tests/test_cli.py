@@ -394,6 +394,8 @@ def test_init_from_starts_from_a_runs_backbone(
         (["--trainer.max_steps=-1"], "trainer.max_steps is not set"),
         (["--model.init_from=nothing.ckpt"], "nothing.ckpt: no such checkpoint"),
         (["--checkpoint.every_n_steps=0"], "every_n_steps is 0"),
+        (["--trainer.precision=bf16-true"], "trainer.precision is bf16-true: must be one of"),
+        (["--data.augmentation.strain=0.2"], "an edge of the window empty"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -1,5 +1,8 @@
 """Metrics on torchmetrics, so that several ranks give the one-process value."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +10,23 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class MaskedReconstructionError(Metric):
+class _InDoublePrecision(Metric):
+    """Sums in double precision; on the CPU where the device has none, as Apple's GPUs."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Any:
+        """Move to a device, or stay: there is nothing but the states to move."""
+        try:
+            fn(torch.zeros(1, dtype=torch.float64, device=self.device))
+        except TypeError:
+            return self
+        return super()._apply(fn, exclude_state)
+
+    def _here(self, *values: Tensor) -> list[Tensor]:
+        """Values of a batch where the sums are."""
+        return [value.to(self.device) for value in values]
+
+
+class MaskedReconstructionError(_InDoublePrecision):
     """Unweighted squared error on masked points, relative to two constants of the same points.
 
     The sums are kept point by point of the grid. `compute` returns
@@ -43,6 +62,7 @@ class MaskedReconstructionError(Metric):
             target_BL: True one, (B, L); not read where not selected.
             selected_BL: Which points count, (B, L) bool.
         """
+        prediction_BL, target_BL, selected_BL = self._here(prediction_BL, target_BL, selected_BL)
         target = target_BL.double().masked_fill(~selected_BL, 0.0)
         prediction = prediction_BL.double().masked_fill(~selected_BL, 0.0)
         self.error += (prediction - target).square().sum(dim=0)
@@ -62,7 +82,7 @@ class MaskedReconstructionError(Metric):
         }
 
 
-class StrongestLine(Metric):
+class StrongestLine(_InDoublePrecision):
     """How often the strongest hidden line is put in its place.
 
     The strongest hidden line of a pattern is the highest of the maxima of the whole pattern whose
@@ -106,6 +126,7 @@ class StrongestLine(Metric):
             target_BL: True one, (B, L).
             selected_BL: Which points count, (B, L) bool.
         """
+        prediction_BL, target_BL, selected_BL = self._here(prediction_BL, target_BL, selected_BL)
         apex_B = strongest_line(target_BL, selected_BL)
         has_line_B = apex_B >= 0
         apex_B, selected_BL = apex_B[has_line_B], selected_BL[has_line_B]

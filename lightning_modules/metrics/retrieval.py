@@ -97,10 +97,11 @@ class Retrieval(Metric):
 
         All ranks must ask.
         """
+        n = self.pool_size
         with self.sync_context():
             composition, xrd, index = self._sorted()[:3]
-        n = self.pool_size
-        return composition[:n], xrd[:n], index[:n]
+        # Copies: views would keep the rows of all ranks for as long as someone keeps these.
+        return composition[:n].clone(), xrd[:n].clone(), index[:n].clone()
 
     def compute(self, temperature: Tensor | float = 1.0) -> dict[str, Tensor]:
         """Everything above; `temperature` is the loss's."""
@@ -126,16 +127,25 @@ class Retrieval(Metric):
         values["random/pool_size"] = torch.tensor(float(size))
         values["distance"] = (composition - xrd).square().sum(dim=1).mean()
         for name, embedding in (("composition", composition), ("xrd", xrd)):
-            values[f"{name}/uniformity"] = uniformity(embedding[:size])
+            # On the CPU, since Apple's GPUs have neither function, and the pool is small.
+            pool_rows = embedding[:size].cpu()
+            values[f"{name}/uniformity"] = uniformity(pool_rows).to(xrd.device)
             spread = embedding.std(dim=0, correction=0).square().mean().sqrt()
             values[f"{name}/spread"] = spread * embedding.shape[1] ** 0.5
-            values[f"{name}/effective_rank"] = effective_rank(embedding[:size])
+            values[f"{name}/effective_rank"] = effective_rank(pool_rows).to(xrd.device)
         return values | self._hard(composition, xrd, formula_key, system_key)
 
     def _hard(
         self, composition: Tensor, xrd: Tensor, formula_key: Tensor, system_key: Tensor
     ) -> dict[str, Tensor]:
-        """Recall among the materials of one chemical system."""
+        """Recall among the materials of one chemical system.
+
+        On the CPU, where systems are: on a GPU each of thousands would wait for its turn.
+        """
+        home = xrd.device
+        composition, xrd, formula_key, system_key = (
+            values.cpu() for values in (composition, xrd, formula_key, system_key)
+        )
         order = system_key.argsort(stable=True)
         sizes = system_key[order].unique_consecutive(return_counts=True)[1]
         ranks: dict[str, list[Tensor]] = {way: [] for way in DIRECTIONS}
@@ -159,7 +169,7 @@ class Retrieval(Metric):
         values["hard/queries"] = torch.tensor(float(sum(len(c) for c in chance)))
         values["hard/candidates"] = torch.cat(candidates).mean()
         values["hard/chance"] = torch.cat(chance).mean()
-        return values
+        return {name: value.to(home) for name, value in values.items()}
 
     def _sorted(self) -> tuple[Tensor, ...]:
         """All states, in a random order that depends on the materials alone, not on the ranks."""

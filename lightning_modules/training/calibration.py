@@ -57,9 +57,13 @@ def calibrate(trainer: Trainer) -> None:
             "data.split.calibration"
         )
         return
-    folder = Path(trainer.default_root_dir) / CHECKPOINTS
     trainer.strategy.barrier()
-    for path in sorted(folder.glob("*.ckpt")):
+    # Listed by one: on a shared file system other processes may not see the last file yet, and
+    # would wait for each other at another one.
+    paths = []
+    if trainer.is_global_zero:
+        paths = sorted((Path(trainer.default_root_dir) / CHECKPOINTS).glob("*.ckpt"))
+    for path in trainer.strategy.broadcast(paths):
         table = predict_split(trainer, checkpoints.load_task(path), data.calibration_dataloader())
         checkpoint = checkpoints.read(path)
         confidence = checkpoint[checkpoints.KEY]["arguments"]["confidence"]
@@ -81,7 +85,8 @@ def predict_split(trainer: Trainer, task: Any, loader: Iterable[Batch]) -> Table
     # The data are changed at random where the trainer says that it is training.
     trainer.state.stage = RunningStage.PREDICTING
     try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        # In float32, as `xxact predict` answers, whatever precision the run has.
+        with torch.no_grad():
             for batch in loader:
                 batch = data.transfer_batch_to_device(batch, device, 0)
                 task.collect(data.on_after_batch_transfer(batch, 0), predictions)

@@ -3,15 +3,17 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class EMAWeights(EMAWeightAveraging):
-    """Lightning's averages, taken from the weights that training really starts with.
+class EMAWeights(WeightAveraging):
+    """Lightning's averages, on the device of the weights, from where training really starts.
 
-    Lightning (2.6) copies the model before the task's `setup` loads `init_from` and takes the
-    targets' statistics. Until the first update of the averages it would validate, and save, a
-    random model with unknown units.
+    Lightning (2.6) copies the model before it moves to its device and before the task's `setup` has
+    loaded `init_from` and taken the targets' statistics. Its averages would stay on the CPU, where
+    each update waits for the GPU; and until the first one it would validate, and save, a random
+    model with unknown units. Updates are torch's, one kernel for all weights of a kind.
 
     Args:
         decay: Weight of the old average at each update; 1 / (1 - decay) updates are averaged over.
@@ -27,15 +29,30 @@ class EMAWeights(EMAWeightAveraging):
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"averaging: decay is {decay}: must lie in [0, 1)")
-        super().__init__(
-            decay=decay,
-            update_every_n_steps=update_every_n_steps,
-            update_starting_at_step=update_starting_at_step,
+        if update_every_n_steps < 1:
+            raise ValueError(
+                f"averaging: update_every_n_steps is {update_every_n_steps}: must be at least 1"
+            )
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.update_every_n_steps = update_every_n_steps
+        self.update_starting_at_step = update_starting_at_step or 0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Whether to update after a step; its number is counted from 0."""
+        return (
+            step_idx is not None
+            and step_idx >= self.update_starting_at_step
+            and step_idx % self.update_every_n_steps == 0
         )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Copy the model again, now that it is set up; a resumed run has loaded its averages."""
+        """Follow the model to its device; copy it again, now that it is set up.
+
+        A resumed run has loaded its averages. How many updates there were stays on the CPU, so that
+        no update waits to read it.
+        """
+        assert self._average_model is not None
+        self._average_model.module.to(pl_module.device)
         if trainer.ckpt_path is None:
-            assert self._average_model is not None
             state: dict[str, Any] = pl_module.state_dict()
             self._average_model.module.load_state_dict(state)

@@ -10,21 +10,25 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 
 from datamodules.batch import Batch
-from lightning_modules.training.callbacks.every_run import stepped
+from lightning_modules.training.callbacks.every_run import stepped, validation_follows
 from lightning_modules.training.run_folder import CHECKPOINTS
 
 _LOG = logging.getLogger("lightning.pytorch")
 
 
-class Requeue(Callback):
+class Requeue(Checkpoint):
     """On the signal that SLURM sends before the time limit: saves, requeues the job and stops.
 
     Lightning's own handler saves wherever the signal strikes, in the middle of a step too, where
     the batch is counted but not learnt; ranks struck at different steps wait for each other. Here
     the ranks agree on a step. The job's command needs `--resume auto` to continue.
+
+    A `Checkpoint` to Lightning, which calls these after all other callbacks: the step that is
+    saved has been counted, and is in the averages. Where a validation follows a step, the ranks
+    look after it: Lightning (2.6) would skip the validation when it resumes from before it.
 
     Args:
         every_n_steps: Steps between two looks at the signal, by all ranks at once.
@@ -37,6 +41,7 @@ class Requeue(Callback):
         self.every_n_steps = every_n_steps
         self.requeue = requeue
         self._struck = False
+        self._between_steps = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen for SIGUSR1 (`#SBATCH --signal=SIGUSR1@120`)."""
@@ -53,9 +58,20 @@ class Requeue(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        """Look at the signal, if it is time."""
+        self._between_steps = stepped(trainer, batch_idx)
+        looks = self._between_steps and trainer.global_step % self.every_n_steps == 0
+        if looks and not validation_follows(trainer):
+            self._look(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the signal, which may have struck in the validation."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._between_steps:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, requeue and stop, if the signal struck any rank."""
-        looks = stepped(trainer, batch_idx) and trainer.global_step % self.every_n_steps == 0
-        if not looks or trainer.should_stop:
+        if trainer.should_stop:
             return
         struck = torch.tensor(int(self._struck), device=pl_module.device)
         if not int(trainer.strategy.reduce(struck, reduce_op="sum")):
