@@ -22,7 +22,7 @@ def make_task(name: str, config: BackboneConfig = CONFIG) -> Task:
     if name == "Regression":
         task = Regression(targets=("density",), backbone=config, grid=GRID)
         task.targets.units = ["g/cm³"]
-        task.targets.fit({"density": {"mean": 3.0, "std": 2.0, "count": 100}})
+        task.targets.fit({"density": {"mean": 3.0, "std": 2.0, "count": 100, "min": 0.5}})
     else:
         kinds = {k.__name__: k for k in (MaskedXRD, Contrastive, MaskedContrastive)}
         task = kinds[name](backbone=config, grid=GRID)

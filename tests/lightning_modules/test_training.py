@@ -272,7 +272,7 @@ class Counter(TorchDispatchMode):
 
 
 def test_averages_follow_the_model_to_its_device_and_are_updated_at_once() -> None:
-    task, average = make_task("Regression"), EMAWeights(0.9)
+    task, average = make_task("MaskedXRD"), EMAWeights(0.9)
     run: Any = SimpleNamespace(ckpt_path=None, global_step=1)
     average.setup(run, task, "fit")
     task.to("meta")
