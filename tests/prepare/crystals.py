@@ -12,14 +12,27 @@ from typing import Any
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.cif import CifWriter
+from pymatgen.io.cif import CifParser, CifWriter
 
-from datamodules.prepare.crystals.cif import symbol_of
 from datamodules.prepare.crystals.crystal import Crystal
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
 )
+
+
+def symbol_of(species: Any) -> str:
+    """Symbol of a pymatgen element, ion or dummy; deuterium's `symbol` there is hydrogen's."""
+    element = getattr(species, "element", species)
+    return str(getattr(element, "name", None) or species.symbol)
+
+
+def pymatgen_crystal(text: str) -> Crystal:
+    """What pymatgen reads in a CIF."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        [structure] = CifParser.from_str(text).parse_structures(primitive=False)
+    return crystal_of(structure)
 
 
 def crystal_of(structure: Structure) -> Crystal:
@@ -89,3 +102,39 @@ def write_alexandria(path: Path, entries: Sequence[Any], bare: bool = False) -> 
     text = json.dumps(list(entries) if bare else {"entries": list(entries)}).encode()
     path.write_bytes(bz2.compress(text) if path.suffix == ".bz2" else text)
     return path
+
+
+def written_cif(
+    cell: Sequence[float],
+    sites: str,
+    symmetry: str = "",
+    formula: str = "",
+    units: int | None = None,
+    columns: str = "label type_symbol fract_x fract_y fract_z",
+    head: str = "",
+) -> str:
+    """A CIF as people write them.
+
+    Args:
+        cell: Lengths in Å and angles in degrees; one length is a cube.
+        sites: Rows of the sites' loop, by line.
+        symmetry: A name of the space group, or several operations, by line.
+        formula: The sum formula.
+        units: Formula units in the cell.
+        columns: Of the loop.
+        head: Other lines.
+    """
+    cell = [*cell] * 3 + [90.0] * 3 if len(cell) == 1 else cell
+    names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+    lines = ["data_x", head, *(f"_cell_{name} {x}" for name, x in zip(names, cell, strict=True))]
+    if formula:
+        lines.append(f"_chemical_formula_sum '{formula}'")
+    if units:
+        lines.append(f"_cell_formula_units_Z {units}")
+    if "," in symmetry:
+        operations = [f"'{line.strip()}'" for line in symmetry.strip().splitlines()]
+        lines += ["loop_", "_symmetry_equiv_pos_as_xyz", *operations]
+    elif symmetry:
+        lines.append(f"_symmetry_space_group_name_H-M '{symmetry}'")
+    lines += ["loop_", *(f"_atom_site_{name}" for name in columns.split())]
+    return "\n".join([*lines, *(line.strip() for line in sites.strip().splitlines()), ""])

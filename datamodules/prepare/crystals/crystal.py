@@ -123,7 +123,7 @@ class Crystal:
             float(hydrogens),
             notes,
         )
-        crystal._check()
+        crystal.check()
         return crystal
 
     @cached_property
@@ -163,7 +163,12 @@ class Crystal:
         """The element's symbol of a row."""
         return SYMBOLS[int(self.numbers[row])]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuses what is no crystal.
+
+        Raises:
+            EntryError: naming what is wrong.
+        """
         if self.lattice.shape != (3, 3) or self.coordinates.shape != (len(self.numbers), 3):
             shapes = f"lattice {self.lattice.shape}, coordinates {self.coordinates.shape}"
             raise EntryError("malformed structure", shapes)
