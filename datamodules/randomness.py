@@ -74,7 +74,10 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def keys(
-    seed: torch.Tensor | int, epoch: torch.Tensor | int, index: torch.Tensor, purpose: int
+    seed: torch.Tensor | int,
+    epoch: torch.Tensor | int,
+    index: torch.Tensor,
+    purpose: torch.Tensor | int,
 ) -> torch.Tensor:
     """One key a material, from which `uniform` and `normal` draw.
 
@@ -82,41 +85,41 @@ def keys(
         seed: The run's seed, or a () int64 tensor.
         epoch: The epoch, or a () int64 tensor.
         index: Row numbers, shape (B,), int64; the result lies on their device.
-        purpose: A `Purpose`.
+        purpose: A `Purpose`, or several, shape (K, 1): all at the price of one.
 
     Returns:
-        Keys, shape (B,), int64.
+        Keys, shape (B,) or (K, B), int64.
     """
     key: Any = index.new_zeros(())
-    for word in (seed, epoch, int(purpose), index):
+    for word in (seed, epoch, purpose, index):
         value = _signed(word) if isinstance(word, int) else word.to(index.device)
         key = _mix((key ^ value) + _signed(_GOLDEN))
     return key
 
 
 def _bits(keys: torch.Tensor, n: int) -> torch.Tensor:
-    """Hashes of (key, counter), shape (B, n), int64."""
+    """Hashes of (key, counter), shape (..., n), int64."""
     import torch
 
     counter = torch.arange(1, n + 1, device=keys.device)
-    return _mix(keys[:, None] + counter * _signed(_GOLDEN))
+    return _mix(keys[..., None] + counter * _signed(_GOLDEN))
 
 
 def uniform(keys: torch.Tensor, n: int) -> torch.Tensor:
     """Uniform numbers with 24 random bits each, two from one hash.
 
     Args:
-        keys: From `keys`, shape (B,), int64.
+        keys: From `keys`, shape (...), int64.
         n: Numbers a key. The first numbers do not depend on n.
 
     Returns:
-        Shape (B, n), float32, in [0, 1).
+        Shape (..., n), float32, in [0, 1).
     """
     import torch
 
     bits = _bits(keys, (n + 1) // 2)
     pairs = torch.stack([_shift_right(bits, 40), bits & 0xFFFFFF], dim=-1)
-    return pairs.flatten(1)[:, :n].to(torch.float32) * 2.0**-24
+    return pairs.flatten(-2)[..., :n].to(torch.float32) * 2.0**-24
 
 
 def normal(keys: torch.Tensor, n: int) -> torch.Tensor:

@@ -117,7 +117,8 @@ class XRDDataModule(L.LightningDataModule):
                 f"data.max_elements is {max_elements}; raise it"
             )
         self.augmentation = Augmentation() if augment is False else augmentation
-        self.collection.check_grid(grid, self.augmentation.strain, self.augmentation.largest_shift)
+        for changes in (self.augmentation, views):
+            self.collection.check_grid(grid, changes.strain, changes.largest_shift)
         for line in self.collection.differences_of_peaks(peaks.fwhm, peaks.polarization):
             rank_zero_warn(line)
         # A strained cell has another volume and density: their labels go with it.

@@ -162,6 +162,8 @@ class Perturbation:
 def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor) -> Perturbation:
     """The changes of a batch's patterns, which follow from (seed, epoch, material) alone.
 
+    Shapes: B rows, K purposes, N numbers a purpose.
+
     Args:
         augmentation: The ranges.
         seed: () int64.
@@ -170,46 +172,53 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
     """
     a = augmentation
     p = Perturbation()
+    if not a.is_on:
+        return p
+    # One hash for the numbers of all purposes: on a GPU each of them alone is a dozen kernels.
+    purposes_K = torch.arange(Purpose.STRAIN, Purpose.WINDOW + 1, device=index.device)
+    keys_KB = keys(seed, epoch, index, purposes_K[:, None])
+    unit_KBN = uniform(keys_KB, 5)
 
     def key(purpose: Purpose) -> Tensor:
-        return keys(seed, epoch, index, purpose)
+        return keys_KB[purpose - Purpose.STRAIN]
 
-    def in_range(unit: Tensor, limits: Range) -> Tensor:
-        return limits[0] + (limits[1] - limits[0]) * unit
+    def in_range(purpose: Purpose, limits: Range, number: int = 0) -> Tensor:
+        unit_B = unit_KBN[purpose - Purpose.STRAIN, :, number]
+        return unit_B * (limits[1] - limits[0]) + limits[0]
 
-    def log_range(unit: Tensor, limits: Range) -> Tensor:
-        return torch.exp(in_range(unit, (math.log(limits[0]), math.log(limits[1]))))
+    def log_range(purpose: Purpose, limits: Range, number: int = 0) -> Tensor:
+        logarithms = (math.log(limits[0]), math.log(limits[1]))
+        return in_range(purpose, logarithms, number).exp_()
 
     def symmetric(purpose: Purpose, largest: float) -> Tensor | None:
-        return in_range(uniform(key(purpose), 1)[:, 0], (-largest, largest)) if largest else None
+        return in_range(purpose, (-largest, largest)) if largest else None
 
     p.strain = symmetric(Purpose.STRAIN, a.strain)
     p.zero_shift = symmetric(Purpose.ZERO_SHIFT, a.zero_shift)
     p.displacement = symmetric(Purpose.DISPLACEMENT, a.displacement)
-    widths = uniform(key(Purpose.WIDTH), 5)
     if a.has_width:
-        p.caglioti_u = in_range(widths[:, 0], a.caglioti_u)
-        p.caglioti_v = in_range(widths[:, 1], a.caglioti_v)
-        p.caglioti_w = in_range(widths[:, 2], a.caglioti_w)
+        p.caglioti_u = in_range(Purpose.WIDTH, a.caglioti_u, 0)
+        p.caglioti_v = in_range(Purpose.WIDTH, a.caglioti_v, 1)
+        p.caglioti_w = in_range(Purpose.WIDTH, a.caglioti_w, 2)
         if a.crystallite_size[1] > 0:
-            p.crystallite_size = log_range(widths[:, 3], a.crystallite_size)
+            p.crystallite_size = log_range(Purpose.WIDTH, a.crystallite_size, 3)
     if a.eta[1] > 0:
-        p.eta = in_range(widths[:, 4], a.eta)
+        p.eta = in_range(Purpose.WIDTH, a.eta, 4)
     if a.doublet:
-        p.doublet = uniform(key(Purpose.DOUBLET), 1)[:, 0] < a.doublet
+        p.doublet = unit_KBN[Purpose.DOUBLET - Purpose.STRAIN, :, 0] < a.doublet
     if a.line_jitter:
         p.line_jitter, p.line_keys = a.line_jitter, key(Purpose.LINE_JITTER)
     if a.debye_waller:
-        p.debye_waller = a.debye_waller * uniform(key(Purpose.DEBYE_WALLER), 1)[:, 0]
+        p.debye_waller = in_range(Purpose.DEBYE_WALLER, (0.0, a.debye_waller))
     if a.has_impurity:
         # Whether and which is chosen where rows are gathered: `stream.choose_impurities`.
-        p.impurity = a.impurity * uniform(key(Purpose.IMPURITY), 1)[:, 0]
+        p.impurity = in_range(Purpose.IMPURITY, (0.0, a.impurity))
     if a.background:
-        p.background = a.background * uniform(key(Purpose.BACKGROUND), 1)[:, 0]
+        p.background = in_range(Purpose.BACKGROUND, (0.0, a.background))
         p.background_shape = normal(key(Purpose.BACKGROUND) + 1, N_BACKGROUND)
     if a.noise[1] > 0:
-        p.noise = log_range(uniform(key(Purpose.NOISE), 1)[:, 0], a.noise)
+        p.noise = log_range(Purpose.NOISE, a.noise)
         p.noise_keys = key(Purpose.NOISE) + 1
     if a.window:
-        p.window = a.window * uniform(key(Purpose.WINDOW), 2)
+        p.window = a.window * unit_KBN[Purpose.WINDOW - Purpose.STRAIN, :, :2]
     return p

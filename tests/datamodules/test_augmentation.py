@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.batch import (
     EPOCH,
@@ -28,7 +29,7 @@ from datamodules.batch import (
     VIEW_MEASURED,
     XRD,
 )
-from datamodules.randomness import Purpose, keys, normal
+from datamodules.randomness import Purpose, keys, normal, uniform
 from datamodules.rendering.augmentation import N_BACKGROUND, Augmentation, Perturbation, draw
 from datamodules.rendering.peaks import (
     KA1_RATIO,
@@ -263,6 +264,33 @@ def test_a_view_is_a_second_pattern_with_random_numbers_of_its_own() -> None:
         IMPURITY_OFFSETS: torch.zeros(1, dtype=torch.long),
     }
     torch.testing.assert_close(with_view(single, augment=True)[VIEW], found[VIEW][:1])
+
+
+class Counter(TorchDispatchMode):
+    """Counts torch's operations, each of which is a kernel on a GPU."""
+
+    n = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.n += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_numbers_of_all_changes_are_drawn_at_once() -> None:
+    seed, epoch, index = torch.tensor(3), torch.tensor(2), torch.arange(32)
+    with Counter() as counter:
+        drawn = draw(EVERYTHING, seed, epoch, index)
+    assert counter.n <= 180  # a hash each took 992
+    with Counter() as counter:
+        draw(Augmentation(), seed, epoch, index)
+    assert counter.n == 0
+    # The numbers are those of each purpose alone.
+    assert drawn.strain is not None
+    alone = uniform(keys(seed, epoch, index, Purpose.STRAIN), 1)[:, 0]
+    torch.testing.assert_close(drawn.strain, 0.02 * alone - 0.01, rtol=0, atol=1e-9)
+    assert torch.equal(drawn.line_keys, keys(seed, epoch, index, Purpose.LINE_JITTER))
 
 
 def test_drawn_numbers_fill_their_ranges() -> None:

@@ -199,4 +199,6 @@ def test_changes_that_pull_an_empty_edge_into_the_window_are_refused(
         return
     with pytest.raises(StoreError, match=r"an edge of the window empty; lower .* to 0\.0[34]"):
         XRDDataModule([str(tmp_path)], augmentation=how)
+    with pytest.raises(StoreError, match="an edge of the window empty"):
+        XRDDataModule([str(tmp_path)], views=how)
     XRDDataModule([str(tmp_path)], augmentation=how, augment=False)
