@@ -95,7 +95,9 @@ def read_scan(path: str | Path, axis: str = "two_theta") -> Scan:
     try:
         return _read(path, axis)
     except PatternError as error:
-        raise PatternError(f"{path}: {error}") from None
+        # What a file says may stand in the message: no control characters, no pages of it.
+        said = "".join(letter if letter.isprintable() else " " for letter in str(error))
+        raise PatternError(f"{path}: {said[:1000]}") from None
 
 
 def _read(path: Path, axis: str) -> Scan:

@@ -278,9 +278,18 @@ def test_a_line_that_is_not_understood_is_named(line: str, reason: str, tmp_path
             read(tmp_path, "\n".join(first))
 
 
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("mark", ["x", "~"])
+def test_a_line_at_either_end_is_one_too(place: int, mark: str, tmp_path: Path) -> None:
+    lines = [f"{x:.2f},{y:.0f}" for x, y in zip(X, Y, strict=True)]
+    lines[place] = mark + lines[place]
+    with pytest.raises(PatternError, match=r"(before|after) line \d+, .*not a line of numbers"):
+        read(tmp_path, "\n".join(["2theta,counts", *lines]))
+
+
 def test_comments_among_the_data_stay_comments(tmp_path: Path) -> None:
     lines = [f"{x:.2f} {y:.0f}" for x, y in zip(X, Y, strict=True)]
-    lines[100:100] = ["# shutter", "", "! again"]
+    lines[100:100] = ["# shutter", "", "! again", "#13.98 55"]
     scan = read(tmp_path, "\n".join([*lines, "", "END"]), "a.xy")
     np.testing.assert_allclose(scan.intensity, Y)
 

@@ -45,6 +45,8 @@ _Q_AXIS = re.compile(r"(?<![a-z])q\s*[\[(_ ]*(?:1/)?(å|a\b|ang|nm)", re.IGNOREC
 _NEW_RANGE = re.compile(
     r"\b(range|scan|segment|group|block|data ?set)\b|^\W*#S\b|^\*", re.IGNORECASE
 )
+_COMMENT = "#;!%/*"
+"""A point behind one of these was taken out on purpose."""
 _LARGEST_Q = 15.0
 """Å⁻¹; beyond the Q of a powder pattern's lines, where a unit must be said."""
 _MOST_RANGES = 200
@@ -52,10 +54,11 @@ _MOST_RANGES = 200
 
 @dataclass
 class _Segment:
-    """Lines of numbers without other lines between them, and the lines before them."""
+    """Lines of numbers without other lines between them, and the lines around them."""
 
     heading: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
+    footer: list[str] = field(default_factory=list)
 
 
 def read_text(text: str) -> Scan:
@@ -110,8 +113,10 @@ def _segments(lines: Sequence[str]) -> list[_Segment]:
             segments.append(_Segment([text]))
         else:
             last.heading.append(text)
-    segments = [segment for segment in segments if segment.lines]
-    return _merged(segments)
+    if len(segments) > 1 and not segments[-1].lines:
+        last = segments.pop()
+        segments[-1].footer = last.heading
+    return _merged([segment for segment in segments if segment.lines])
 
 
 def _merged(segments: list[_Segment]) -> list[_Segment]:
@@ -131,14 +136,16 @@ def _merged(segments: list[_Segment]) -> list[_Segment]:
             continue
         near = [_angle(line) for line in (*before.lines[-2:], *segment.lines[:2])]
         known = [value for value in near if value is not None]
-        if len(known) > 2 and a is not None and b is not None:
+        uncommented = [line for line in segment.heading if line[0] not in _COMMENT]
+        if uncommented and len(known) > 2 and a is not None and b is not None:
             step = min(abs(after - earlier) for earlier, after in pairwise(known))
             if 1.5 * step < b - a < (len(segment.heading) + 1.5) * step:
                 raise PatternError(
-                    f"text: line {segment.lines[0].number - 1}, {segment.heading[-1][:60]!r}: "
+                    f"text: line {segment.lines[0].number - 1}, {uncommented[-1][:60]!r}: "
                     "stands in place of a point; mend it, or take the line out"
                 )
         before.lines += segment.lines
+        before.footer = segment.footer
     return merged
 
 
@@ -241,7 +248,7 @@ def _columns(segment: _Segment, heading: list[str]) -> list[Scan]:
         return out
 
     x, axis, notes = _axis(column(chosen.x), chosen, names)
-    _check_axis_values(x, heading, lines, notation.read)
+    _check_axis_values(x, heading, segment)
     y = column(chosen.y)
     for index in chosen.states:
         values = column(index)
@@ -411,11 +418,8 @@ def _check_split_numbers(
         )
 
 
-def _check_axis_values(
-    x: np.ndarray, heading: Sequence[str], lines: Sequence[Line], read: object
-) -> None:
-    """Refuses a first column that is no axis, and a heading that hides the first point."""
-    assert callable(read)
+def _check_axis_values(x: np.ndarray, heading: Sequence[str], segment: _Segment) -> None:
+    """Refuses a first column that is no axis, and lines around the data that hide a point."""
     if len(x) < 20:
         return
     steps = np.diff(x)
@@ -424,14 +428,18 @@ def _check_axis_values(
             "text: the first column goes up and down and is no angle; a list of counts needs "
             "start, step and number in its heading, columns their names"
         )
-    if heading and begins_with_number(heading[-1]):
-        words = re.split(r"[\s,;]+", heading[-1])
-        before = read(words[0], 0)
-        step = float(np.median(steps))
-        if before is not None and len(words) >= 2 and 0.5 < (x[0] - before) / step < 1.5:
+    step = float(np.median(steps))
+    near = [(line, x[0] - step, "before line", segment.lines[0]) for line in heading[-1:]]
+    near += [(line, x[-1] + step, "after line", segment.lines[-1]) for line in segment.footer[:1]]
+    for line, expected, where, neighbour in near:
+        if line[0] in _COMMENT:
+            continue
+        first = re.split(r"[\s,;|]", line.strip(), maxsplit=1)
+        found = re.search(r"[+-]?\d+\.\d+" if len(first) > 1 else r"$^", first[0])
+        if found and abs(float(found[0]) - expected) < 0.5 * abs(step):
             raise PatternError(
-                f"text: line before line {lines[0].number}, {heading[-1][:60]!r}: not a line of "
-                "numbers; mend it, or take it out"
+                f"text: {where} {neighbour.number}, {line[:60]!r}: not a line of numbers; mend it, "
+                "or take it out"
             )
 
 
