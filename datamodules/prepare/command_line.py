@@ -25,6 +25,11 @@ from datamodules.store.store import NOTES, REJECTED, StoreError
 DOWNLOADS = Path("data/downloads")
 """Where downloaded files are kept, under the current folder."""
 
+_DOWNLOADS_CSV: dict[str, tuple[Callable[[Downloader, Path, str], Source], str]] = {
+    "mp-20": (public_data.download_mp20, public_data.MP20_URL),
+    "nrel": (public_data.download_nrel, public_data.NREL_URL),
+}
+
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
@@ -49,7 +54,9 @@ def _parser() -> ArgumentParser:
 
     kind = kinds.add_parser("csv", parents=[common], help="CSV files with a column of CIF text")
     kind.add_argument("files", nargs="*", type=Path, metavar="FILE.csv[.gz]")
-    kind.add_argument("--download", choices=["mp-20"], help="fetch a public data set instead")
+    kind.add_argument(
+        "--download", choices=sorted(_DOWNLOADS_CSV), help="fetch a public data set instead"
+    )
     _add_download_options(kind)
     kind.add_argument("--cif-column")
     _add_label_options(kind, "of the rows")
@@ -106,15 +113,15 @@ def _prototypes(arguments: argparse.Namespace) -> Source:
 
 def _csv(arguments: argparse.Namespace) -> Source:
     if bool(arguments.files) == bool(arguments.download):
-        raise SourceError("csv: name either files or --download mp-20")
-    if arguments.download:
+        raise SourceError(f"csv: name either files or --download {' or '.join(_DOWNLOADS_CSV)}")
+    if name := arguments.download:
         if arguments.targets or arguments.id_column or arguments.cif_column:
-            raise SourceError("--download mp-20: knows its columns; leave out --targets and others")
-        return public_data.download_mp20(
-            Downloader(quiet=arguments.quiet),
-            arguments.keep_in or DOWNLOADS / "mp-20",
-            arguments.mirror or public_data.MP20_URL,
-        )
+            raise SourceError(
+                f"--download {name}: knows its columns; leave out --targets and others"
+            )
+        fetch, url = _DOWNLOADS_CSV[name]
+        downloader = Downloader(quiet=arguments.quiet)
+        return fetch(downloader, arguments.keep_in or DOWNLOADS / name, arguments.mirror or url)
     return CsvSource(
         files=tuple(arguments.files),
         labels=parse_targets(arguments.targets),

@@ -6,6 +6,7 @@ it continues where it ended, unless the server's file has changed in the meantim
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +214,25 @@ def check_bz2(path: Path) -> str | None:
         if (tail >> (32 + padding)) & 0xFFFFFFFFFFFF == 0x177245385090:
             return None
     return "a bzip2 file without its end"
+
+
+def check_gzip(path: Path, most: int = 1 << 29) -> str | None:
+    """Whether a gzip file is whole, by its own checksum.
+
+    Args:
+        path: The file.
+        most: Bytes that it may unpack to.
+    """
+    total = 0
+    try:
+        with gzip.open(path) as stream:
+            while chunk := stream.read(1 << 20):
+                total += len(chunk)
+                if total > most:
+                    return f"unpacks to over {most >> 20} MB"
+    except (OSError, EOFError, zlib.error) as error:
+        return f"not a whole gzip file ({error})"
+    return None
 
 
 def note_source(folder: Path, name: str, licence: str, citation: str, urls: list[str]) -> None:

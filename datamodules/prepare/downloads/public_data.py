@@ -7,13 +7,26 @@ import re
 import sys
 from pathlib import Path
 
-from datamodules.prepare.downloads.download import Check, Downloader, check_bz2, note_source
+from datamodules.prepare.downloads.download import (
+    Check,
+    Downloader,
+    check_bz2,
+    check_gzip,
+    note_source,
+)
+from datamodules.prepare.sources import nrel
 from datamodules.prepare.sources.alexandria import AlexandriaSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import SourceError, Target
 
 ALEXANDRIA_URL = "https://alexandria.icams.rub.de/data"
 MP20_URL = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
+
+NREL_REVISION = "3de03d190c7c84354c3fc8cad39d7597764a45df"
+NREL_URL = f"https://raw.githubusercontent.com/prashungorai/combined-gnn/{NREL_REVISION}"
+
+NREL_TABLE_BYTES = 462_464
+"""Of the table of energies at this revision."""
 
 MP20_ROWS = {"train.csv": 27136, "val.csv": 9047, "test.csv": 9046}
 MP20_TARGETS = (
@@ -107,6 +120,39 @@ def download_mp20(downloader: Downloader, folder: Path, base_url: str = MP20_URL
         licence_note=MP20_LICENCE,
         citation_note=MP20_CITATION,
     )
+
+
+def download_nrel(
+    downloader: Downloader, folder: Path, base_url: str = NREL_URL
+) -> nrel.NrelSource:
+    """Downloads the hypothetical crystals of `datamodules.prepare.sources.nrel`, about 2.5 MB.
+
+    The revision is pinned and with it the content. Checked are the table's length and the archive's
+    own checksums; a checksum of the whole archive is not known to us.
+
+    Args:
+        downloader: What fetches.
+        folder: Where the files are kept.
+        base_url: The folder of the two files.
+
+    Raises:
+        SourceError: if they cannot be had.
+    """
+    checks: dict[str, Check] = {nrel.ENERGIES: _check_energies, nrel.STRUCTURES: check_gzip}
+    url = base_url.rstrip("/")
+    _fetch_all(downloader, url, folder, checks)
+    source = nrel.NrelSource(folder)
+    urls = [f"{url}/{name}" for name in checks]
+    note_source(folder, "NREL's hypothetical crystals", source.licence, source.citation, urls)
+    return source
+
+
+def _check_energies(path: Path) -> str | None:
+    """Whether the table of energies has its length, however its lines end."""
+    if path.stat().st_size > 2 * NREL_TABLE_BYTES:
+        return "larger than the table of energies"
+    size = len(path.read_bytes().replace(b"\r\n", b"\n"))
+    return None if size == NREL_TABLE_BYTES else f"{size} bytes instead of {NREL_TABLE_BYTES}"
 
 
 def _fetch_all(
