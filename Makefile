@@ -11,7 +11,7 @@
 #   INPUT     table of formulas and ids, for `make predict`
 #   STORE     store that has the patterns of the ids, for `make predict`
 #   SWEEP     sweep, for `make sweep`                   (configs/sweep/lr.yaml)
-#   STUDY     for `make study-…`: mp takes configs/study/…_mp.yaml (the embedded data)
+#   STUDY     for `make study-…`: mp, nrel or hypothetical take configs/study/…_mp.yaml and so on
 #   JOBS      runs at a time, for sweeps and studies    (1)
 #   LAB       folder of measured patterns, for `make adapt` (none: those of data/lab); LABELS: table
 #             of their formulas;

@@ -257,16 +257,25 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     pretrained = {x.split("/")[1] for x in lines if x.startswith("to do     pretraining/")}
+    all_recipes = set(yaml.safe_load(pretraining_of(path).read_text())["recipes"])
     assert pretrained == {
         "scaling": {"masked_contrastive"},
         "scaling_mp": {"contrastive", "geometry"},
-    }.get(path.stem, {"mxm", "contrastive", "masked_contrastive", "geometry"})
+        "scaling_nrel": {"views"},
+        "scaling_hypothetical": {"views"},
+    }.get(path.stem, all_recipes)
     assert len(lines) >= 8
     assert list(tmp_path.iterdir()) == []
 
 
+def pretraining_of(study: Path) -> Path:
+    """The file with the pretraining that a study names."""
+    named: str = yaml.safe_load(study.read_text())["pretraining"]
+    return study.parent / named
+
+
 @pytest.mark.parametrize("kind", ["convergence", "scaling"])
-@pytest.mark.parametrize("which", ["", "_mp"])
+@pytest.mark.parametrize("which", ["", "_mp", "_nrel"])
 def test_the_arguments_of_every_run_are_the_command_lines(
     kind: str, which: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
