@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from datamodules.store.floor import composition_floor
 from datamodules.store.store import Store
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.recipes import Recipe
-from lightning_modules.experiments.report.tables import Report, colours, span
+from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
 from lightning_modules.experiments.study.pretraining import seeded
 from lightning_modules.experiments.study.run import Run, Training, read_json, write_json
 from lightning_modules.experiments.study.runner import Runner
@@ -43,6 +44,8 @@ MODALITIES: dict[str, Recipe] = {
     "both": Recipe(),
     "xrd": Recipe(["configs/modality/xrd.yaml"]),
 }
+#: The answer from the pattern alone of the model that was trained with both.
+PATTERN = "xrd, model of both"
 SETS = "sets.json"
 #: More than usual: intervals are over formulas, and few formulas have several structures.
 TEST_SHARE = 0.25
@@ -104,18 +107,6 @@ def make(given: argparse.Namespace) -> None:
     raise SystemExit(0 if Runner(plan, given.folder, Machine(jobs=given.jobs)).run() else 1)
 
 
-def within_share(store: Store, target: str) -> float:
-    """Share of the variance of the labels that lies within formulas."""
-    label = store.column(target).astype(np.float64)
-    there = np.isfinite(label)
-    label = label[there]
-    _, formula, size = np.unique(
-        store.column("formula_key")[there], return_inverse=True, return_counts=True
-    )
-    mean = np.bincount(formula, label) / size
-    return float(np.square(label - mean[formula]).sum() / np.square(label - label.mean()).sum())
-
-
 def predictions(run: Path) -> dict[str, list[str]]:
     """Columns of the predictions of a tested run."""
     with (run / "predictions.test.csv").open(encoding="utf-8") as file:
@@ -124,12 +115,12 @@ def predictions(run: Path) -> dict[str, list[str]]:
 
 
 class Answers:
-    """Test predictions of one set and target by modality, averaged over nothing.
+    """Test predictions of one set and target.
 
     Attributes:
         formula: Numbers of the formulas, (N,).
         label: Labels, NaN where missing, (N,).
-        value: Predictions by modality, (N, seeds).
+        value: Predictions, (N, seeds), by what the model was given, and `PATTERN`.
     """
 
     def __init__(self, folder: Path, target: str) -> None:
@@ -142,8 +133,13 @@ class Answers:
             ]
             if not tables:
                 continue
-            column = f"{target}_{modality}"
-            self.value[modality] = np.stack([np.array(t[column], float) for t in tables], axis=1)
+
+            def stacked(column: str, tables: list[dict[str, list[str]]] = tables) -> np.ndarray:
+                return np.stack([np.array(t[column], float) for t in tables], axis=1)
+
+            self.value[modality] = stacked(f"{target}_{modality}")
+            if modality == "both":
+                self.value[PATTERN] = stacked(f"{target}_xrd")
             self.formula = np.unique(tables[0]["formula"], return_inverse=True)[1]
             self.label = np.array(tables[0][target], float)
 
@@ -179,6 +175,8 @@ def point(name: str, by: str, store: Store, folder: Path, target: str) -> dict[s
     answers = Answers(folder, target)
     if not {"both", "composition"} <= answers.value.keys():
         return None
+    whole = composition_floor(store.column("formula_key"), store.column(target))
+    tested = composition_floor(answers.formula, answers.label)
     label = answers.label[np.isfinite(answers.label)]
     unit = store.target_units[target]
     tolerance = pair_tolerance(target, unit, float(label.std()))
@@ -187,7 +185,8 @@ def point(name: str, by: str, store: Store, folder: Path, target: str) -> dict[s
         "split by": by,
         "target": target,
         "unit": unit,
-        "within share": within_share(store, target),
+        "within share": whole.within_formula_share,
+        "floor": tested.composition_floor_mae_all,
         "test materials": len(label),
         "seeds": min(v.shape[1] for v in answers.value.values()),
     }
@@ -208,36 +207,42 @@ def point(name: str, by: str, store: Store, folder: Path, target: str) -> dict[s
 
 
 def picture(points: list[dict[str, Any]]) -> Figure:
-    """The gain against the share of the variance within formulas."""
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
-    axes = figure.add_subplot()
+    """Gain, and pairs ranked rightly, against the share of the variance within formulas."""
+    figure = Figure(figsize=(12.0, 5.0), layout="constrained")
+    gains, pairs = figure.subplots(1, 2)
     sets = list(dict.fromkeys(p["set"] for p in points))
-    markers = dict(zip(dict.fromkeys(p["target"] for p in points), "osD^vP*X", strict=False))
+    targets = list(dict.fromkeys(p["target"] for p in points))
+    markers = dict(zip(targets, "osD^vP*XdhH8<>", strict=False))
     colour = colours(sets)
     for p in points:
-        axes.errorbar(
-            p["within share"],
-            p["gain"],
-            yerr=[[p["gain"] - p["gain_low"]], [p["gain_high"] - p["gain"]]],
-            color=colour[p["set"]],
-            marker=markers[p["target"]],
-            markersize=8,
-            mfc=colour[p["set"]] if p["split by"] == "formula" else "white",
-            capsize=3,
-            linestyle="none",
-        )
-    axes.axhline(0.0, color="0.5", lw=0.8, ls="--")
-    axes.set_xscale("log")
-    axes.set(
-        xlabel="share of the labels' variance within formulas",
-        ylabel="1 − error of both / error of the composition",
-    )
+        style: dict[str, Any] = {
+            "color": colour[p["set"]],
+            "marker": markers[p["target"]],
+            "mfc": colour[p["set"]] if p["split by"] == "formula" else "white",
+            "markersize": 8,
+            "capsize": 3,
+            "linestyle": "none",
+        }
+        for axes, key, ends in (
+            (gains, "gain", (p["gain_low"], p["gain_high"])),
+            (pairs, "pairs, both", p.get("pairs interval, both")),
+        ):
+            if key in p and ends is not None:
+                spread = np.abs([[p[key] - ends[0]], [ends[1] - p[key]]])
+                axes.errorbar(p["within share"], p[key], yerr=spread, **style)
+    for axes, nothing, label in (
+        (gains, 0.0, "1 − error of both / error of the composition"),
+        (pairs, 0.5, "pairs of a formula ranked rightly by both"),
+    ):
+        axes.axhline(nothing, color="0.5", lw=0.8, ls="--")
+        logarithmic(axes.xaxis)
+        axes.set(xlabel="share of the labels' variance within formulas", ylabel=label)
+        axes.grid(alpha=0.2, which="both")
     for name in sets:
-        axes.plot([], [], "s", color=colour[name], label=name)
+        gains.plot([], [], "s", color=colour[name], label=name)
     for target, marker in markers.items():
-        axes.plot([], [], marker, color="0.4", label=target)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    axes.grid(alpha=0.2, which="both")
+        gains.plot([], [], marker, color="0.4", label=target)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 
 
@@ -255,9 +260,10 @@ def show(given: argparse.Namespace) -> None:
         raise SystemExit(f"{given.folder}: no set has both and composition finished")
     report = Report("What the second modality is worth", {"points": points})
     report.say(__doc__.split("\n\n")[-1].strip())
-    report.table("errors", "Test errors, in the targets' units", [
-        {key: p.get(key) for key in ("set", "split by", "target", "unit", "within share",
-                                     "test materials", "seeds", "composition", "xrd", "both")}
+    columns = ("set", "split by", "target", "unit", "within share", "test materials", "seeds",
+               "floor", "composition", "xrd", PATTERN, "both")  # fmt: skip
+    report.table("errors", "Test errors, in the targets' units; floor: of any composition", [
+        {key: p.get(key) for key in columns}
         | {"gain": f"{p['gain']:.3f} {span(p['gain_low'], p['gain_high'])}"}
         for p in points
     ])  # fmt: skip
@@ -268,7 +274,7 @@ def show(given: argparse.Namespace) -> None:
             "both": p.get("within mae, both"),
             "patterns shuffled": p.get("shuffled mae, both"),
             "pairs ranked rightly": f"{p['pairs, both']:.3f} {span(*p['pairs interval, both'])}",
-            "… by the pattern alone": p.get("pairs, xrd"),
+            "… by the pattern alone": p.get("pairs, xrd", p.get(f"pairs, {PATTERN}")),
             "… by the composition": p.get("pairs, composition"),
         }
         for p in points if "pairs, both" in p

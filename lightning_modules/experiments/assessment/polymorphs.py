@@ -147,7 +147,7 @@ def figures_of(model: Judged, rows: torch.Tensor, split: str) -> list[dict[str, 
                 ("within_mae", mae),
                 ("pairs", pairs),
                 ("shuffled_mae", shuffled),
-                ("shuffled_gap", np.round(shuffled - mae, 9)),  # rounding is no gap
+                ("shuffled_gap", np.round(shuffled - mae, 9) + 0.0),  # rounding is no gap
             ):
                 row[key] = float(figure[0])
                 row[f"{key}_low"], row[f"{key}_high"] = interval(figure[1:])
