@@ -153,6 +153,10 @@ class Task(L.LightningModule):
         self.init_from = init_from
         self._seed: int | None = None
 
+    def main_figures(self) -> dict[str, str]:
+        """Names and units of the validation metrics that a run tells; some may be absent."""
+        return {self.monitor: ""}
+
     def encode(
         self,
         batch: Batch,

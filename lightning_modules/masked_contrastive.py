@@ -13,7 +13,7 @@ from datamodules.stream.stream import material_of
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, check_weight
 from lightning_modules.masked_xrd import DecoderMemory, MaskedXRD, ReconstructionLoss
-from lightning_modules.metrics.retrieval import Retrieval
+from lightning_modules.metrics.retrieval import DIRECTIONS, Retrieval
 from lightning_modules.objectives.alignment import Alignment, ViewContrast
 
 
@@ -97,6 +97,11 @@ class MaskedContrastive(MaskedXRD):
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def main_figures(self) -> dict[str, str]:
+        """Those of masked modeling, and recall in a random pool."""
+        names = [f"val/alignment/random/{way}/recall_at_1" for way in DIRECTIONS]
+        return super().main_figures() | dict.fromkeys(names, "")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mask, scale, encode once; reconstruct and align."""

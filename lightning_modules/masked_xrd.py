@@ -139,6 +139,11 @@ class MaskedXRD(Task):
         self.lines = nn.ModuleDict({name: StrongestLine(points, step) for name in JUDGED})
         self.validation_loss = MeanMetric()
 
+    def main_figures(self) -> dict[str, str]:
+        """The monitored one; errors over the mean pattern's, with and without composition."""
+        names = ("val/masked/vs_mean_pattern", "val/without_composition/vs_mean_pattern")
+        return super().main_figures() | dict.fromkeys(names, "")
+
     def mask(self, batch: Batch, epoch: Tensor | int) -> PatchMask:
         """Draw the masks of an epoch; they depend on seed, epoch and material alone."""
         measured_BN = wholly_measured(batch[keys.MEASURED], self.backbone.config.patch_points)

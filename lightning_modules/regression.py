@@ -131,6 +131,14 @@ class Regression(Task):
         for modality in set(BOTH) - set(self.modalities):
             self.backbone.get_submodule(modality).requires_grad_(False)
 
+    def main_figures(self) -> dict[str, str]:
+        """The monitored one, and the mean absolute error of each target in each mode."""
+        return super().main_figures() | {
+            f"val/{mode}/{name}/mae": unit
+            for name, unit in zip(self.targets.names, self.targets.units, strict=True)
+            for mode in self.modes
+        }
+
     def setup(self, stage: str) -> None:
         """Take units, and before training the statistics of the training split."""
         super().setup(stage)

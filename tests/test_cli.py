@@ -1,6 +1,7 @@
 """The command line as a user meets it; in-process, on a small synthetic store."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,6 +235,36 @@ def test_a_run_leaves_checkpoints_metrics_pictures_and_its_configuration(
     assert config["model"]["init_args"]["backbone"]["width"] == 16
     assert config["data"]["grid"]["step"] == 0.1
     assert "resume" not in config
+
+
+def test_a_run_tells_its_score_and_without_a_terminal_a_line_a_validation(
+    fit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = ("--data.targets=[formation_energy,density]", "--trainer.enable_progress_bar=null")
+    assert fit(*STEPS, *targets, recipe="regression.yaml") == 0
+    output = capsys.readouterr()
+    assert "\r" not in output.out + output.err
+    lines = output.out.splitlines()
+    told = [line for line in lines if re.match(r"\d\d:\d\d:\d\d step \d+ of 4: ", line)]
+    assert [line.split()[2] for line in told] == ["2", "4"]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    name = "val/both/density/mae"
+    assert f"{name} {metrics[name]:.4g} g/cm³" in told[1]
+    end = lines[lines.index("Done: 4 steps.") :]
+    score = next(line for line in end if line.startswith("  score "))
+    assert f"val/standardised_mae {metrics['val/standardised_mae']:.4g}; best" in score
+    best = next((tmp_path / "run/checkpoints").glob("best-*.ckpt")).stem.split("=")[1]
+    assert score.endswith(f"at step {best}")
+    for mode, target, unit in (
+        ("both", "density", "g/cm³"),
+        ("xrd", "formation_energy", "eV/atom"),
+    ):
+        name = f"val/{mode}/{target}/mae"
+        assert f"{name} {metrics[name]:.4g} {unit}" in "\n".join(end)
+    # Who switches bars off hears nothing.
+    quiet = (f"--run={tmp_path / 'quiet'}", "--trainer.enable_progress_bar=false")
+    assert fit(*STEPS, *targets, *quiet, recipe="regression.yaml") == 0
+    assert not re.search(r"step \d+ of 4", capsys.readouterr().out)
 
 
 def test_a_checkpoint_rebuilds_its_task_without_pickles(

@@ -4,6 +4,7 @@ Recipes and overlays are YAML; later files win over earlier ones and the command
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
 from lightning_modules.training import recipe_checks as checks
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
+from lightning_modules.training.callbacks.console import ValidationLines, score
 from lightning_modules.training.callbacks.every_run import (
     METRICS_FINAL,
     PICTURES,
@@ -237,12 +239,19 @@ class XxactCLI(LightningCLI):
             kwargs["logger"] = [TensorBoardLogger(folder, name="", version=""), *own]
         elif not fitting:
             kwargs["logger"] = False
+        own_lines = given["enable_progress_bar"] is None and not sys.stdout.isatty()
+        if own_lines:
+            kwargs["enable_progress_bar"] = False
         if fitting:
             kwargs["callbacks"] = [*(given["callbacks"] or []), *self._run_callbacks(folder)]
             if given["logger"] is not False:
                 kwargs["callbacks"].append(LearningRateMonitor("step"))
             bars = [c for c in kwargs["callbacks"] if isinstance(c, ProgressBar)]
-            if given["enable_progress_bar"] is not False and not bars:
+            if own_lines and bars:
+                kwargs["enable_progress_bar"] = True
+            elif own_lines:
+                kwargs["callbacks"].append(ValidationLines())
+            elif given["enable_progress_bar"] is not False and not bars:
                 # Showing the loss waits for the GPU: not at every step.
                 kwargs["callbacks"].append(TQDMProgressBar(given["log_every_n_steps"] or 50))
             plugins = _as_list(given["plugins"])
@@ -299,12 +308,14 @@ class XxactCLI(LightningCLI):
 
     @rank_zero_only
     def after_fit(self) -> None:
-        """Say where everything is."""
+        """Say how good it is and where everything is."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = self._of("run")
+        print(f"\nDone: {self.trainer.global_step} steps.")
+        for line in score(self.trainer, self.model):
+            print(line)
         print(
-            f"\nDone: {self.trainer.global_step} steps.\n"
             f"  checkpoint   {folder}/{runs.CHECKPOINTS}/last.ckpt\n"
             f"  metrics      {folder}/{METRICS_FINAL} and metrics.jsonl (a line a validation)"
         )
