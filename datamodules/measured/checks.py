@@ -14,7 +14,21 @@ COARSE_STEP, COARSEST_STEP = 0.06, 0.2
 SHORT_WINDOW, SHORTEST_WINDOW = 30.0, 10.0
 """Degrees of the grid that were measured."""
 _SATURATED_RUN = 4
+_BEYOND = 0.02
 _SIGNAL_TO_NOISE, _WEAK_SIGNAL_TO_NOISE = 5.0, 15.0
+
+
+def check_angles(two_theta: np.ndarray) -> None:
+    """Refuses an axis in another unit than degrees.
+
+    Raises:
+        PatternError: if more than a few points lie beyond 180.
+    """
+    if float(np.mean(two_theta >= 180.0)) > _BEYOND:
+        raise PatternError(
+            f"angles up to {float(two_theta.max()):g}: 2θ in degrees ends at 180; is it in other "
+            "units, or another quantity?"
+        )
 
 
 def check_scan(scan: Scan) -> list[str]:

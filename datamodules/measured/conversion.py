@@ -125,6 +125,7 @@ def convert(
         scan = replace(scan, x=scan.x - options.zero)
         notes.append(f"angles shifted by the zero, {-options.zero:+g}°")
     if scan.axis == "two_theta":
+        checks.check_angles(scan.x)
         inside = (scan.x > 0.0) & (scan.x < 180.0)
         scan = replace(scan, x=scan.x[inside], intensity=scan.intensity[inside])
     warnings += checks.check_scan(scan)

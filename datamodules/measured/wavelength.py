@@ -236,7 +236,7 @@ _WAVELENGTH = re.compile(
     re.IGNORECASE,
 )
 _ENERGY = re.compile(
-    rf"(?:^|\b(?:x-?ray|photon|beam|incident|primary)[\s_]*)energy[\s_]*[\[(/]?\s*(?P<unit>k?eV)?"
+    rf"(?:(?:^|\b(?:x-?ray|photon|beam|incident|primary)[\s_]*)energy|^e(?=\s*[=:\[(]))[\s_]*[\[(/]?\s*(?P<unit>k?eV)?"
     rf"[^0-9\n]{{0,12}}?(?P<value>{_NUMBER})\s*(?P<end>k?eV)?",
     re.IGNORECASE,
 )

@@ -190,7 +190,7 @@ def test_the_zero_moves_the_lines() -> None:
         (lambda x, y: (x, y - np.median(y) - 0.3 * y.max()), "are negative"),
         (lambda x, y: (x, np.minimum(y, np.percentile(y, 85))), "saturated: 15"),
         (lambda x, y: (x[x < 18], y[x < 18]), r"only 8\.0° of the model's window"),
-        (lambda x, y: (x + 170, y), "no point between"),
+        (lambda x, y: (x + 170, y), "ends at 180"),
     ],
 )
 def test_useless_data_is_refused_with_the_reason(change, said: str) -> None:  # type: ignore[no-untyped-def]
@@ -280,3 +280,10 @@ def test_inspect_of_a_file_without_wavelength_fails_in_one_line(
     captured = capsys.readouterr()
     assert captured.err.startswith(f"xxact: error: {path}: the wavelength is unknown")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("factor", [10.0, 60.0, 100.0, 1000.0])
+def test_angles_in_other_units_than_degrees_are_refused(factor: float) -> None:
+    x = angles()
+    with pytest.raises(PatternError, match="2θ in degrees ends at 180"):
+        convert(scan_at(CU, factor * x, counts(x)))

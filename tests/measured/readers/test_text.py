@@ -68,6 +68,9 @@ def table(heading: str, *columns: np.ndarray, separator: str = ",", digits: int 
         ("Messzeit", "time"),
         ("t (s)", "time"),
         ("T (K)", "temperature"),
+        ("t", "time"),
+        ("T", "temperature"),
+        ("RT", "series"),
         ("Temperature", "temperature"),
         ("Monitor", "monitor"),
         ("I0", "monitor"),
@@ -189,6 +192,8 @@ def test_d_becomes_q(unit: str, scale: float, tmp_path: Path) -> None:
         ("2theta,log10(I)", "no column of intensities"),
         ("2theta,25C,300C", "2 columns of intensities .*at different conditions"),
         ("2theta,Intensity 1,Intensity 2", "2 columns of intensities"),
+        ("2theta,RT,500C", "2 columns of intensities .*at different conditions"),
+        ("2theta,RT,foo", "2 columns of intensities .*at different conditions"),
         ("2theta,I,2theta,I", "several patterns in columns"),
         ("Neutron diffraction\n2theta,counts", "speaks of 'Neutron'"),
         ("D20 time-of-flight\n2theta,counts", "speaks of 'time-of-flight'"),
@@ -308,6 +313,25 @@ def test_numbers_that_can_be_read_in_two_ways_are_refused(
 ) -> None:
     with pytest.raises(PatternError, match=reason):
         read(tmp_path, "\n".join([rows] * 30))
+
+
+@pytest.mark.parametrize("head", ["Temp: {} K", "# Temperature = {} K", "# scan at T={} K"])
+def test_blocks_at_different_temperatures_are_refused(head: str, tmp_path: Path) -> None:
+    parts = [table(head.format(value), X, Y, separator=" ") for value in (300, 1300)]
+    with pytest.raises(PatternError, match=r"different values of temperature \(300, 1300 K\)"):
+        read(tmp_path, "".join(parts), "a.xy")
+    assert "mean of 2" in " ".join(read(tmp_path, parts[0] + parts[0], "a.xy").notes)
+
+
+def test_named_points_in_any_order_are_sorted(tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(len(X))
+    scan = read(tmp_path, table("2theta,counts", X[order], Y[order]))
+    np.testing.assert_allclose(scan.intensity, Y, atol=1e-3)
+
+
+def test_several_patterns_in_columns_without_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PatternError, match="several patterns"):
+        read(tmp_path, table("", X, Y, X, Y[::-1]))
 
 
 def test_a_first_column_that_is_no_axis_is_refused(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def _columns(segment: _Segment, heading: list[str]) -> list[Scan]:
         return out
 
     x, axis, notes = _axis(column(chosen.x), chosen, names)
-    _check_axis_values(x, heading, segment)
+    _check_axis_values(x, heading, segment, named=chosen.axis is not None)
     y = column(chosen.y)
     for index in chosen.states:
         values = column(index)
@@ -263,6 +263,8 @@ def _columns(segment: _Segment, heading: list[str]) -> list[Scan]:
         notes.append("decimal commas")
     if names is None and width > 2:
         third = column(2)
+        if width > 3 and np.allclose(third, x, atol=1e-6):
+            raise PatternError("text: several patterns in columns; give a file for each")
         known = np.allclose(third, np.sqrt(np.abs(y)), rtol=0.2, atol=1.5)
         notes.append(
             "third column (uncertainties) not used" if known else "columns after 2 not used"
@@ -316,10 +318,11 @@ def _choose(names: list[str] | None, width: int) -> _Chosen:
         raise PatternError(f"text: {listed}: give a pattern over 2θ")
     others = [i for i in range(width) if i != chosen.x]
     several = where.get("series", [])
-    if len(several) > 1:
+    unnamed = [i for i in others if kinds[i] is None]
+    if several and len(several) + len(unnamed) > 1:
         raise PatternError(
-            f"text: {len(several)} columns of intensities ({listed}), at different conditions; "
-            "give a file for each"
+            f"text: {len(several) + len(unnamed)} columns of intensities ({listed}), at different "
+            "conditions; give a file for each"
         )
     time = where.get("time", [])
     chosen.time = time[0] if time else None
@@ -330,7 +333,7 @@ def _choose(names: list[str] | None, width: int) -> _Chosen:
         ranks = ["rate", "normalised", "intensity"]
     found = next((where[kind] for kind in ranks if where.get(kind)), several)
     if not found:
-        found = [i for i in others if kinds[i] is None][:1]
+        found = unnamed[:1]
     if not found:
         raise PatternError(
             f"text: no column of intensities ({listed}); name it, such as counts or cps"
@@ -418,12 +421,14 @@ def _check_split_numbers(
         )
 
 
-def _check_axis_values(x: np.ndarray, heading: Sequence[str], segment: _Segment) -> None:
+def _check_axis_values(
+    x: np.ndarray, heading: Sequence[str], segment: _Segment, named: bool
+) -> None:
     """Refuses a first column that is no axis, and lines around the data that hide a point."""
     if len(x) < 20:
         return
     steps = np.diff(x)
-    if max(np.mean(steps >= 0), np.mean(steps <= 0)) < 0.8:
+    if not named and max(np.mean(steps >= 0), np.mean(steps <= 0)) < 0.8:
         raise PatternError(
             "text: the first column goes up and down and is no angle; a list of counts needs "
             "start, step and number in its heading, columns their names"

@@ -28,6 +28,7 @@ _QUANTITIES: tuple[tuple[str, str], ...] = (
     ("flight", r"\btof\b|time of flight|^energy|^channel|^e kev"),
     ("error", r"esd|\berr|error|sigma|σ|uncert|\bstd|deviation|^sig\b|^s$|^di$|^dy$|^fehler"),
     ("time", r"time|zeit|dwell|exposure|duration|^seconds?$|^secs?$|^t s$|時間|时间"),
+    ("series", r"^-?\d+(\.\d+)? ?(k|c|°c|gpa|mpa|bar|min|h|s)$|^rt$|^room temp"),
     ("temperature", r"temp|^t (k|c|°c)$|kelvin|celsius"),
     ("pressure", r"pressure|^p (k|m|g)?pa$|^p bar$"),
     ("monitor", r"monitor|^i ?0$|^io$|ion chamber|ring current|beam current"),
@@ -37,7 +38,6 @@ _QUANTITIES: tuple[tuple[str, str], ...] = (
     ("other", r"back\w*|bkg|\bbg\b|untergrund"),
     ("rate", r"cps|per s|(counts?|cts|impulse?) s( 1)?$|(counts?|cts) sec|count ?rate|^rate"),
     ("normalised", r"norm|relative|\brel\b|i i ?(0|max)|int\w* (percent|%)|scaled"),
-    ("series", r"^-?\d+(\.\d+)? ?(k|c|°c|gpa|mpa|bar|min|h|s)$"),
     (
         "intensity",
         r"int\w*|count|cts|^i$|^i |^y\b|yobs|signal|\bobs|detector|psd|^net|^raw|impuls"
@@ -88,6 +88,8 @@ def quantity(name: str) -> str | None:
     plain = _plain(name)
     if not plain:
         return None
+    if plain == "t":
+        return "time" if "t" in name else "temperature"
     return next((kind for kind, pattern in _QUANTITIES if re.search(pattern, plain)), None)
 
 
@@ -150,6 +152,9 @@ def names_of_columns(heading: Sequence[str], width: int, separator: str) -> list
 def _score(names: list[str]) -> float:
     """How much some names say: an axis or intensity at least, units by themselves little."""
     kinds = [quantity(name) for name in names]
+    # A key and its value are no names.
+    if len(names) == 2 and re.fullmatch(r"[+-]?[\d.,]+(e[+-]?\d+)?", names[1], re.IGNORECASE):
+        return 0.0
     if not set(kinds) & {
         *("two_theta", "theta", "q", "d", "flight"),
         *("intensity", "rate", "normalised", "series"),
@@ -199,7 +204,7 @@ _SPEED_UNIT = re.compile(
     r"speed_?\s?unit\W+((?:deg\w*|°)\s*/\s*(?:min|s)\w*|sec\w*)", re.IGNORECASE
 )
 _CONDITION = re.compile(
-    r"\b(?P<name>temp(?:erature)?|sample[\s_]temp\w*|pressure|T)\b[^0-9\n+-]{0,12}?"
+    r"\b(?P<name>(?i:temp(?:erature)?|sample[\s_]temp\w*|pressure)|T)\b[^0-9\n+-]{0,12}?"
     r"(?P<value>[+-]?\d+(?:\.\d+)?)\s*(?P<unit>K|°\s?C|℃|C|[GMk]?Pa|k?bar)\b",
 )
 _RATE = re.compile(
