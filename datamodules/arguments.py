@@ -1,6 +1,7 @@
 """What every command of `xxact` says: mistakes in one line, and strangers' texts made harmless."""
 
 import argparse
+import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
@@ -52,8 +53,26 @@ class ArgumentParser(argparse.ArgumentParser):
         exit_with_error(f"{message}; see `{self.prog} --help`")
 
 
+_PASSWORD = re.compile(r"(?<=://)[^\s/?#'\"]*@")
+_SECRET = re.compile(
+    r"([?&;][\w-]*(?:pass|passwd|password|pwd|token|secret|key|sig|signature)=)[^&;\s'\"]+", re.I
+)
+
+
+def masked(text: str) -> str:
+    """A text in which addresses have lost their users, passwords and keys.
+
+    Args:
+        text: Such as "tcp://user:password@host:8786" or a message that quotes it.
+
+    Returns:
+        "tcp://***@host:8786".
+    """
+    return _SECRET.sub(r"\1***", _PASSWORD.sub("***@", text))
+
+
 def printable(text: str, most: int = 500) -> str:
-    r"""A text of a stranger that can be printed: no control character, one line, not too long.
+    r"""A text of a stranger that can be printed: no control character, one line, no password.
 
     Terminals obey escape sequences, and names of files may hold bytes that are no UTF-8.
 
@@ -62,9 +81,10 @@ def printable(text: str, most: int = 500) -> str:
         most: Characters that are left of it.
 
     Returns:
-        The text; what does not print is escaped as in Python (\x1b, \n, \udcff), and the
-        middle of a longer one is left out.
+        The text; what does not print is escaped as in Python (\x1b, \n, \udcff), the middle of a
+        longer one is left out, and so are passwords in addresses (`masked`).
     """
+    text = masked(text)
     if len(text) > most:
         text = f"{text[: most // 2]} … {text[-(most // 2) :]}"
     if text.isprintable():
@@ -72,3 +92,8 @@ def printable(text: str, most: int = 500) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(printable(line, 10_000) for line in text.split("\n"))

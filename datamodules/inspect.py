@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import ArgumentParser, printable
+from datamodules.arguments import ArgumentParser, printable, printable_lines
 from datamodules.files import replace_picture
 from datamodules.grid import Grid
 from datamodules.store.contents import contents
@@ -61,12 +61,12 @@ def main(argv: list[str]) -> int:
         if not arguments.verify and arguments.plot is None:
             told = contents(store)
             print(
-                json.dumps(told, ensure_ascii=False, allow_nan=False)
+                json.dumps(told, allow_nan=False)
                 if arguments.json
-                else describe(told)
+                else printable_lines(describe(told))
             )
     except StoreError as error:
-        print(f"xxact: error: {error}", file=sys.stderr)
+        print(f"xxact: error: {printable(str(error), 2000)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         raise  # the reader of the output has gone: no file is at fault

@@ -5,6 +5,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from datamodules.arguments import printable
+
 HELP = """usage: xxact COMMAND …
 
 Data (start at once, without torch):
@@ -125,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if mistake is None:
             traceback.print_exc()
             return 1
-        print(f"xxact: error: {mistake}", file=sys.stderr)
+        print(f"xxact: error: {printable(str(mistake), 2000)}", file=sys.stderr)
         return 2
 
 

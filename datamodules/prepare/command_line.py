@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.arguments import ArgumentParser
+from datamodules.arguments import ArgumentParser, printable, printable_lines
 from datamodules.prepare.downloads import public_data
 from datamodules.prepare.downloads.download import Downloader
 from datamodules.prepare.executors import workers
@@ -238,11 +238,12 @@ def main(argv: list[str]) -> int:
             quiet=arguments.quiet,
         )
     except (SourceError, StoreError) as error:
-        print(f"xxact: error: {error}", file=sys.stderr)
+        print(f"xxact: error: {printable(str(error), 2000)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(
-            f"xxact: error: {error.filename or arguments.output}: {error.strerror}; finished "
+            f"xxact: error: {printable(str(error.filename or arguments.output))}: "
+            f"{error.strerror}; finished "
             "entries are kept: mend it and run the same command again",
             file=sys.stderr,
         )
@@ -253,8 +254,9 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 130
-    print(summary(arguments.output, result))
+    print(printable_lines(summary(arguments.output, result)))
     if not result.manifest.counts["written"]:
-        print(f"xxact: error: {arguments.output}: no entry could be used", file=sys.stderr)
+        output = printable(str(arguments.output))
+        print(f"xxact: error: {output}: no entry could be used", file=sys.stderr)
         return 2
     return 0

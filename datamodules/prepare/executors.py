@@ -15,6 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from datamodules.arguments import masked
 from datamodules.prepare.slices import STOP
 from datamodules.prepare.sources.source import SourceError
 
@@ -120,7 +121,8 @@ class DaskCluster:
             self._client: Any = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise SourceError(
-                f"--scheduler {address}: no scheduler answers ({error}); check the address"
+                f"--scheduler {masked(address)}: no scheduler answers ({masked(str(error))}); "
+                "check the address"
             ) from None
         self._executor: Executor | None = None
         self.count = self._wait_for_workers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import hashlib
 import json
 import random
 import threading
@@ -48,6 +49,11 @@ class Server:
             return
         if manner.isdigit():
             handler.send_error(int(manner))
+            return
+        if manner == "redirects":
+            handler.send_response(302)
+            handler.send_header("Location", "http://example.org/x")
+            handler.end_headers()
             return
         start, status = 0, 200
         same = handler.headers.get("If-Range") in (None, self.etag)
@@ -286,3 +292,53 @@ def test_mp20_is_checked_by_its_number_of_rows(
     server.files["/val.csv"] = server.files["/val.csv"][:-900]
     with pytest.raises(SourceError, match=r"val\.csv: (broken CSV|\d rows instead of 3)"):
         download_mp20(downloader(), tmp_path / "again", server.url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.org/a", "ftp://127.0.0.1/a", "file:///etc/passwd", "a/b", "http://10.0.0.1/a"],
+)
+def test_only_https_and_this_machine_are_asked(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SourceError, match="not an https address"):
+        Downloader(quiet=True).fetch(url, tmp_path / "a")
+    with pytest.raises(SourceError, match="not an https address"):
+        Downloader(quiet=True).text(url)
+
+
+def test_a_redirection_to_an_open_address_is_refused(server: Server, tmp_path: Path) -> None:
+    server.files["/a"] = CONTENT
+    server.manners = ["redirects"]
+    with pytest.raises(SourceError, match=r"http://example.org/x: not an https address"):
+        downloader().fetch(f"{server.url}/a", tmp_path / "a")
+
+
+def test_files_beyond_the_bound_are_refused(server: Server, tmp_path: Path) -> None:
+    server.files["/a"] = CONTENT
+    for manner in ("good", "no length"):
+        server.manners = [manner]
+        with pytest.raises(SourceError, match="larger than"):
+            downloader().fetch(f"{server.url}/a", tmp_path / manner, max_bytes=100_000)
+        assert not (tmp_path / manner).exists()
+
+
+def test_passwords_are_in_no_message_and_no_note(server: Server, tmp_path: Path) -> None:
+    url = server.url.replace("://", "://me:secret@")
+    with pytest.raises(SourceError) as error:
+        downloader().text(f"{url}/none")
+    assert "secret" not in str(error.value)
+
+
+def test_a_file_that_changed_since_its_first_download_is_refused(
+    server: Server, tmp_path: Path
+) -> None:
+    name = "alexandria_00000.json.bz2"
+    server.files[f"/v1/{name}"] = CONTENT
+    download_alexandria(downloader(), "v1", tmp_path, [0], server.url)
+    noted = json.loads((tmp_path / "SOURCE.json").read_text())["sha256"]
+    assert list(noted.values()) == [hashlib.sha256(CONTENT).hexdigest()]
+    download_alexandria(downloader(), "v1", tmp_path, [0], server.url)
+    (tmp_path / name).unlink()
+    server.files[f"/v1/{name}"] = bz2.compress(b"something else" * 1000)
+    server.etag = '"2"'
+    with pytest.raises(SourceError, match="SHA-256"):
+        download_alexandria(downloader(), "v1", tmp_path, [0], server.url)

@@ -274,7 +274,7 @@ def test_bad_folder_or_labels_are_told_in_one_line(tmp_path: Path, run: Run) -> 
     (folder / "a.cif").write_text(cif_text(ROCK_SALT))
     assert_mistake(run("cif", folder, *output, "--targets", "gap"), "--labels")
     labels = ["--labels", tmp_path / "l.csv", "--targets", "gap"]
-    assert_mistake(run("cif", folder, *output, *labels), "No such file")
+    assert_mistake(run("cif", folder, *output, *labels), "no such file")
     write_csv(tmp_path / "l.csv", [["a", 1]], ["id", "other"])
     assert_mistake(run("cif", folder, *output, *labels), "'gap'", "other")
     write_csv(tmp_path / "l.csv", [["x", 1]], ["id", "gap"])

@@ -1,26 +1,33 @@
 """Downloads that survive bad connections, and the public data sets that are fetched with them.
 
 A file is written as `NAME.part` and renamed when it is complete and its check passed. Interrupted,
-it continues where it ended, unless the server's file has changed in the meantime.
+it continues where it ended, unless the server's file has changed in the meantime. Nothing is
+fetched without encryption (but from this machine itself), beyond a bound of its size, or with
+another checksum than the one that is known or that was noted at the first download.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import http.client
+import ipaddress
 import json
 import re
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from datamodules.arguments import masked
 from datamodules.files import replace_file
 from datamodules.prepare.sources.source import SourceError
 
@@ -29,6 +36,11 @@ TRIES = 6
 TIMEOUT = 60.0
 """Seconds without a byte."""
 CHUNK = 1 << 18
+MAX_BYTES = 8 << 30
+"""Of a file, where its caller knows no lower bound."""
+MAX_TEXT = 4 << 20
+"""Of a list of files."""
+SOURCE_NOTE = "SOURCE.json"
 
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 _NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
@@ -50,24 +62,30 @@ class Downloader:
         pause: Seconds before the second attempt; doubles up to a minute.
         timeout: Seconds without a byte before an attempt is given up.
         quiet: Whether to leave out the progress bar.
+        max_bytes: Largest file that is fetched.
     """
 
     tries: int = TRIES
     pause: float = 1.0
     timeout: float = TIMEOUT
     quiet: bool = False
+    max_bytes: int = MAX_BYTES
 
-    def fetch(self, url: str, path: Path, check: Check | None = None) -> Path:
+    def fetch(
+        self, url: str, path: Path, check: Check | None = None, max_bytes: int | None = None
+    ) -> Path:
         """Downloads a file, or finishes a download, or finds that the file is there.
 
         Args:
             url: Where it is.
             path: Where it goes; its folder is made.
             check: What tells whether a complete file is sound.
+            max_bytes: Largest size of this file.
 
         Raises:
             SourceError: if it cannot be had; what was downloaded is kept for the next try.
         """
+        refuse_open_connections(url)
         if path.exists() and (check is None or check(path) is None):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +97,7 @@ class Downloader:
             while True:
                 before = _size(part)
                 try:
-                    self._attempt(url, part, bar)
+                    self._attempt(url, part, bar, max_bytes or self.max_bytes)
                     problem = check(part) if check is not None else None
                     if problem is None:
                         break
@@ -90,8 +108,8 @@ class Downloader:
                     if failures >= self.tries:
                         reason = str(error) or type(error).__name__
                         raise SourceError(
-                            f"{url}: {reason} (tried {failures} times); run the same command "
-                            "again later, it continues with what is there"
+                            f"{masked(url)}: {reason} (tried {failures} times); run the same "
+                            "command again later, it continues with what is there"
                         ) from None
                     if failures:
                         time.sleep(min(self.pause * 2 ** (failures - 1), 60))
@@ -103,12 +121,18 @@ class Downloader:
         """Downloads a short text.
 
         Raises:
-            SourceError: if it cannot be had.
+            SourceError: if it cannot be had, or is too long for a text.
         """
+        refuse_open_connections(url)
         for attempt in range(1, self.tries + 1):
             try:
-                with urllib.request.urlopen(_request(url), timeout=self.timeout) as response:
-                    return str(response.read().decode("utf-8", "replace"))
+                with _open(_request(url), self.timeout) as response:
+                    content = response.read(MAX_TEXT + 1)
+                if len(content) > MAX_TEXT:
+                    raise SourceError(
+                        f"{masked(url)}: more than {MAX_TEXT >> 20} MB; check the address"
+                    )
+                return str(content.decode("utf-8", "replace"))
             except urllib.error.HTTPError as error:
                 reason: Exception = error
                 if error.code not in _TEMPORARY:
@@ -117,9 +141,9 @@ class Downloader:
                 reason = error
             if attempt < self.tries:
                 time.sleep(min(self.pause * 2 ** (attempt - 1), 60))
-        raise SourceError(f"{url}: {reason}; check the address and the connection")
+        raise SourceError(f"{masked(url)}: {reason}; check the address and the connection")
 
-    def _attempt(self, url: str, part: Path, bar: tqdm) -> None:
+    def _attempt(self, url: str, part: Path, bar: tqdm, max_bytes: int) -> None:
         """Asks for what is missing and appends it; returns if the server says that it is all."""
         have = _size(part)
         validator = _read_text(_validator(part))
@@ -129,7 +153,7 @@ class Downloader:
             if validator:
                 headers["If-Range"] = validator
         try:
-            response = urllib.request.urlopen(_request(url, headers), timeout=self.timeout)
+            response = _open(_request(url, headers), self.timeout)
         except urllib.error.HTTPError as error:
             self._refused(error, url, part, have)
             return
@@ -137,6 +161,8 @@ class Downloader:
             total = _start_and_total(response, have)
             if total is None:  # the whole file again: it changed, or ranges are not known here
                 have, total = 0, _content_length(response)
+            if total is not None and total > max_bytes:
+                raise _too_large(url, max_bytes)
             mark = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
             # A weak validator does not promise equal bytes.
             _validator(part).write_text("" if mark.startswith("W/") else mark)
@@ -145,6 +171,8 @@ class Downloader:
             with open(part, "r+b" if have else "wb") as stream:
                 stream.seek(have)
                 while chunk := response.read(CHUNK):
+                    if stream.tell() + len(chunk) > max_bytes:
+                        raise _too_large(url, max_bytes)
                     stream.write(chunk)
                     bar.update(len(chunk))
                 stream.truncate()
@@ -160,7 +188,47 @@ class Downloader:
             raise _Useless("the server's file is shorter than what was downloaded")
         if error.code in _TEMPORARY:
             raise _Useless(f"the server answers {error.code} {error.reason}")
-        raise SourceError(f"{url}: the server answers {error.code} {error.reason}; check the name")
+        raise SourceError(
+            f"{masked(url)}: the server answers {error.code} {error.reason}; check the name"
+        )
+
+
+def refuse_open_connections(url: str) -> None:
+    """Refuses addresses whose content anybody on the way could change.
+
+    Raises:
+        SourceError: if it is neither https nor a server on this machine.
+    """
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise SourceError(
+            f"{masked(url)}: not an https address; give one that begins with https://"
+        )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another address, if that is as safe."""
+
+    def redirect_request(self, *arguments: Any) -> urllib.request.Request | None:
+        """The next request; the last argument is its address."""
+        refuse_open_connections(arguments[-1])
+        return super().redirect_request(*arguments)
+
+
+def _open(request: urllib.request.Request, timeout: float) -> Any:
+    return urllib.request.build_opener(_Redirects).open(request, timeout=timeout)
+
+
+def _too_large(url: str, max_bytes: int) -> SourceError:
+    return SourceError(
+        f"{masked(url)}: larger than {max_bytes / 1e6:.0f} MB, which it should not be; check the "
+        "address"
+    )
 
 
 def _request(url: str, headers: dict[str, str] | None = None) -> urllib.request.Request:
@@ -235,8 +303,50 @@ def check_gzip(path: Path, most: int = 1 << 29) -> str | None:
     return None
 
 
-def note_source(folder: Path, name: str, licence: str, citation: str, urls: list[str]) -> None:
-    """Leaves a note of origin, licence and citation beside downloaded files."""
-    note = {"name": name, "licence": licence, "citation": citation, "files": urls}
-    text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
-    replace_file(folder / "SOURCE.json", text)
+def sha256(path: Path) -> str:
+    """Checksum of a file, 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def known_checksums(folder: Path) -> dict[str, str]:
+    """Checksums of downloaded files by address, as `note_source` has noted them."""
+    try:
+        noted = json.loads((folder / SOURCE_NOTE).read_bytes())["sha256"]
+        return {str(url): str(digest) for url, digest in noted.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def check_all(*checks: Check | None) -> Check:
+    """A check that is passed if all are."""
+
+    def check(path: Path) -> str | None:
+        return next((problem for c in checks if c and (problem := c(path))), None)
+
+    return check
+
+
+def check_sha256(expected: str) -> Check:
+    """A check by the checksum of the content."""
+
+    def check(path: Path) -> str | None:
+        found = sha256(path)
+        return None if found == expected else f"its SHA-256 is {found}, known is {expected}"
+
+    return check
+
+
+def note_source(
+    folder: Path, name: str, licence: str, citation: str, urls: dict[str, Path]
+) -> None:
+    """Leaves a note of origin, licence, citation and checksums beside downloaded files."""
+    note = {
+        "name": name,
+        "licence": licence,
+        "citation": citation,
+        "files": [masked(url) for url in urls],
+        "sha256": known_checksums(folder)
+        | {masked(url): sha256(path) for url, path in urls.items()},
+    }
+    replace_file(folder / SOURCE_NOTE, json.dumps(note, ensure_ascii=False, indent=1) + "\n")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
-import sys
 from pathlib import Path
 
+from datamodules.arguments import masked
 from datamodules.prepare.downloads.download import (
     Check,
     Downloader,
+    check_all,
     check_bz2,
     check_gzip,
+    check_sha256,
+    known_checksums,
     note_source,
 )
 from datamodules.prepare.sources import nrel
@@ -20,15 +23,21 @@ from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import SourceError, Target
 
 ALEXANDRIA_URL = "https://alexandria.icams.rub.de/data"
-MP20_URL = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
+MP20_REVISION = "f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea"
+MP20_URL = f"https://raw.githubusercontent.com/txie-93/cdvae/{MP20_REVISION}/data/mp_20"
 
 NREL_REVISION = "3de03d190c7c84354c3fc8cad39d7597764a45df"
 NREL_URL = f"https://raw.githubusercontent.com/prashungorai/combined-gnn/{NREL_REVISION}"
 
+NREL_BYTES = 50 << 20
+"""Largest size of a file; the archive has 2 MB."""
 NREL_TABLE_BYTES = 462_464
 """Of the table of energies at this revision."""
 
 MP20_ROWS = {"train.csv": 27136, "val.csv": 9047, "test.csv": 9046}
+MP20_BYTES = 200 << 20
+ALEXANDRIA_BYTES = 1 << 30
+"""Largest size of one file; they have 50 and 60 MB."""
 MP20_TARGETS = (
     Target("formation_energy_per_atom", "formation_energy", "eV/atom"),
     Target("band_gap", "band_gap", "eV"),
@@ -86,13 +95,13 @@ def download_alexandria(
             raise SourceError(f"{url}/: lists no alexandria_NNNNN.json.bz2; check --download")
     else:
         names = [f"alexandria_{n:05d}.json.bz2" for n in numbers]
-    paths = _fetch_all(downloader, url, folder, dict.fromkeys(names, check_bz2))
+    paths = _fetch_all(downloader, url, folder, dict.fromkeys(names, check_bz2), ALEXANDRIA_BYTES)
     note_source(
         folder,
         f"Alexandria {version}",
         AlexandriaSource.licence,
         AlexandriaSource.citation,
-        [f"{url}/{name}" for name in names],
+        {f"{url}/{name}": path for name, path in zip(names, paths, strict=True)},
     )
     return paths
 
@@ -109,8 +118,8 @@ def download_mp20(downloader: Downloader, folder: Path, base_url: str = MP20_URL
         SourceError: if they cannot be had.
     """
     checks = {name: _rows_check(rows) for name, rows in MP20_ROWS.items()}
-    paths = _fetch_all(downloader, base_url.rstrip("/"), folder, checks)
-    urls = [f"{base_url.rstrip('/')}/{name}" for name in MP20_ROWS]
+    paths = _fetch_all(downloader, base_url.rstrip("/"), folder, checks, MP20_BYTES)
+    urls = {f"{base_url.rstrip('/')}/{path.name}": path for path in paths}
     note_source(folder, "MP-20", MP20_LICENCE, MP20_CITATION, urls)
     return CsvSource(
         paths,
@@ -140,9 +149,9 @@ def download_nrel(
     """
     checks: dict[str, Check] = {nrel.ENERGIES: _check_energies, nrel.STRUCTURES: check_gzip}
     url = base_url.rstrip("/")
-    _fetch_all(downloader, url, folder, checks)
+    paths = _fetch_all(downloader, url, folder, checks, NREL_BYTES)
     source = nrel.NrelSource(folder)
-    urls = [f"{url}/{name}" for name in checks]
+    urls = {f"{url}/{path.name}": path for path in paths}
     note_source(folder, "NREL's hypothetical crystals", source.licence, source.citation, urls)
     return source
 
@@ -156,18 +165,23 @@ def _check_energies(path: Path) -> str | None:
 
 
 def _fetch_all(
-    downloader: Downloader, url: str, folder: Path, checks: dict[str, Check]
+    downloader: Downloader, url: str, folder: Path, checks: dict[str, Check], max_bytes: int
 ) -> tuple[Path, ...]:
-    return tuple(
-        downloader.fetch(f"{url}/{name}", folder / name, check) for name, check in checks.items()
-    )
+    """Fetches files; what was downloaded once has the same content ever after."""
+    known = known_checksums(folder)
+    paths = []
+    for name, check in checks.items():
+        digest = known.get(masked(f"{url}/{name}"))
+        both = check_all(check, check_sha256(digest)) if digest else check
+        paths.append(downloader.fetch(f"{url}/{name}", folder / name, both, max_bytes))
+    return tuple(paths)
 
 
 def _rows_check(expected: int) -> Check:
     """A check by the number of rows: a CSV has no other end mark."""
 
     def check(path: Path) -> str | None:
-        csv.field_size_limit(sys.maxsize)
+        csv.field_size_limit(1 << 24)
         try:
             with open(path, encoding="utf-8-sig", newline="") as stream:
                 rows = max(sum(1 for row in csv.reader(stream, strict=True) if row) - 1, 0)

@@ -11,7 +11,12 @@ import numpy as np
 
 from datamodules.prepare.crystals.composition import Stated, stated_amounts
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
-from datamodules.prepare.sources.json_entries import BrokenJson, iterate_entries, parse_entry
+from datamodules.prepare.sources.json_entries import (
+    MAX_RECORD,
+    BrokenJson,
+    iterate_entries,
+    parse_entry,
+)
 from datamodules.prepare.sources.source import (
     Entry,
     Part,
@@ -69,7 +74,7 @@ class AlexandriaSource(Source):
         return parts
 
     def records(self, part: Part, progress: Progress) -> Iterator[Any]:
-        """Yields the text of each entry.
+        """Yields the text of each entry, or its length if it is too long to be one.
 
         Raises:
             SourceError: if the file is truncated or not of this form.
@@ -77,7 +82,8 @@ class AlexandriaSource(Source):
         path = part_names(self.files)[part.name]
         with open_compressed(path, progress) as stream:
             try:
-                yield from iterate_entries(stream)
+                for text in iterate_entries(stream):
+                    yield text if len(text) <= MAX_RECORD else len(text)
             except BrokenJson as error:
                 raise SourceError(
                     f"{path}: broken JSON: {error}; get the file again and run the same command "
@@ -90,6 +96,8 @@ class AlexandriaSource(Source):
         Raises:
             EntryError: if it cannot be used.
         """
+        if isinstance(record, int):
+            raise EntryError("entry too long", f"{record} bytes > {MAX_RECORD}")
         try:
             entry = parse_entry(record)
         except ValueError as error:

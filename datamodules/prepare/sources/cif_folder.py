@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
+import os
+import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.crystals.cif import crystal_from_cif
+from datamodules.arguments import printable
+from datamodules.prepare.crystals.cif import MAX_CIF, crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError
-from datamodules.prepare.sources.csv_cif import ID_COLUMNS
+from datamodules.prepare.sources.csv_cif import ID_COLUMNS, read_rows
 from datamodules.prepare.sources.source import (
     Entry,
     LabelledSource,
@@ -55,11 +58,11 @@ class CifFolderSource(LabelledSource):
         digest = hashlib.sha256()
         size = 0
         for name in names:
-            content = _read(self.folder / name)
-            size += len(content)
-            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+            content, length = _digest(self.folder / name)
+            size += length
+            digest.update(os.fsencode(name) + b"\0" + content)
         if self.labels_file is not None:
-            digest.update(_read(self.labels_file))
+            digest.update(_digest(self.labels_file)[0])
             if not set(self._labels) & {_identifier(name) for name in names}:
                 raise SourceError(
                     f"{self.labels_file}: none of its {len(self._labels)} identifiers is a CIF "
@@ -77,15 +80,11 @@ class CifFolderSource(LabelledSource):
         Raises:
             EntryError: if it cannot be used.
         """
-        path = self.folder / record
         try:
-            content = path.read_bytes()
-            if path.suffix == ".gz":
-                content = gzip.decompress(content)
-        except FileNotFoundError:
-            raise EntryError("file has disappeared", record) from None
-        except (OSError, EOFError) as error:
-            raise EntryError("unreadable file", str(error)) from None
+            record.encode()
+        except UnicodeEncodeError:
+            raise EntryError("file name is not UTF-8", printable(record)) from None
+        content = _content(self.folder / record)
         identifier = _identifier(record)
         texts = self._labels.get(identifier, {})
         targets = {t.name: number(texts.get(t.column), t.column) for t in self.labels}
@@ -108,31 +107,46 @@ class CifFolderSource(LabelledSource):
         if self.labels_file is None:
             return {}
         try:
-            with open(self.labels_file, encoding="utf-8-sig", newline="") as stream:
-                rows = csv.DictReader(stream, strict=True)
-                header = list(rows.fieldnames or [])
-                usual = [name for name in ID_COLUMNS if name in header] or header
-                id_column = self.id_column or (usual[0] if usual else "")
-                for column in [id_column, *(target.column for target in self.labels)]:
-                    if column not in header:
-                        raise SourceError(
-                            f"{self.labels_file}: no column '{column}'; there are: "
-                            f"{', '.join(header) or 'none'}"
-                        )
-                found: dict[str, dict[str, str]] = {}
-                for row in rows:
-                    identifier = _identifier(row[id_column])
-                    if identifier in found:
-                        raise SourceError(
-                            f"{self.labels_file}: line {rows.line_num}: '{identifier}' has labels "
-                            "already; remove one of the two rows"
-                        )
-                    found[identifier] = {t.column: row[t.column] for t in self.labels}
-                return found
+            if self.labels_file.exists() and not self.labels_file.is_file():
+                raise SourceError(f"{self.labels_file}: a folder, pipe or device; give a file")
+            with open(self.labels_file, "rb") as stream:
+                return self._read_labels(read_rows(stream, self.labels_file, "strict"))
         except FileNotFoundError:
             raise SourceError(f"{self.labels_file}: no such file; check the path") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"{self.labels_file}: cannot be read ({error})") from None
+        except OSError as error:
+            raise SourceError(f"{self.labels_file}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise SourceError(
+                f"{self.labels_file}: not UTF-8 ({error.reason}); save it as UTF-8"
+            ) from None
+
+    def _read_labels(self, rows: Iterator[tuple[int, list[str]]]) -> dict[str, dict[str, str]]:
+        header = next(rows, (0, []))[1]
+        usual = [name for name in ID_COLUMNS if name in header] or header
+        id_column = self.id_column or (usual[0] if usual else "")
+        wanted = [id_column, *(target.column for target in self.labels)]
+        for column in wanted:
+            if column not in header:
+                raise SourceError(
+                    f"{self.labels_file}: no column '{column}'; there are: "
+                    f"{', '.join(header) or 'none'}"
+                )
+        id_at = header.index(id_column)
+        found: dict[str, dict[str, str]] = {}
+        for line, row in rows:
+            if len(row) != len(header):
+                raise SourceError(
+                    f"{self.labels_file}: line {line}: {len(row)} fields, the header has "
+                    f"{len(header)}; write an empty field where a label is missing"
+                )
+            identifier = _identifier(row[id_at])
+            if identifier in found:
+                raise SourceError(
+                    f"{self.labels_file}: line {line}: '{printable(identifier)}' has labels "
+                    "already; remove one of the two rows"
+                )
+            found[identifier] = {t.column: row[header.index(t.column)] for t in self.labels}
+        return found
 
 
 def _identifier(name: str) -> str:
@@ -141,8 +155,42 @@ def _identifier(name: str) -> str:
     return name
 
 
-def _read(path: Path) -> bytes:
+def _digest(path: Path) -> tuple[bytes, int]:
+    """Checksum and bytes of a file; of what is no file or cannot be read, that it is so."""
+    digest = hashlib.sha256()
+    size = 0
     try:
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b"no file", 0
+        with open(path, "rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        return f"unreadable {error.errno}".encode(), 0
+    return digest.digest(), size
+
+
+def _content(path: Path) -> bytes:
+    """What is in a CIF file, compressed or not.
+
+    Raises:
+        EntryError: if it is no file (a pipe would be waited for), cannot be read or is too large.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise EntryError("not a file", "a folder, pipe or device")
+        with open(path, "rb") as raw:
+            if path.suffix == ".gz":
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    content = stream.read(MAX_CIF + 1)
+            else:
+                content = raw.read(MAX_CIF + 1)
+    except FileNotFoundError:
+        gone = "a link to nothing" if path.is_symlink() else "file has disappeared"
+        raise EntryError(gone, printable(str(path))) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise EntryError("unreadable file", str(error)) from None
+    if len(content) > MAX_CIF:
+        raise EntryError("CIF too large", f"more than {MAX_CIF >> 20} MB")
+    return content

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,10 @@ from datamodules.prepare.sources.source import (
 
 ID_COLUMNS = ("material_id", "mat_id", "entry_id", "id", "name")
 CIF_COLUMNS = ("cif", "structure")
+MAX_ROW = 1 << 24
+"""Characters of a row."""
+MAX_TEXT = 1 << 20
+"""Characters of a CIF in a table: 5 000 atoms take half of it, and 1 024 rows are in the memory."""
 FORMULA_COLUMNS = ("formula", "pretty_formula", "full_formula", "reduced_formula")
 """Columns that state the composition: the atoms are compared with the first that is there."""
 
@@ -60,7 +63,7 @@ class CsvSource(LabelledSource):
             parts.append(file_part(path, name))
             check_compression(path)
             with open_compressed(path, Progress()) as stream:
-                self._columns(next(_rows(stream, path), []), name)
+                self._columns(_header(read_rows(stream, path)), name)
         return parts
 
     def records(self, part: Part, progress: Progress) -> Iterator[Any]:
@@ -71,17 +74,16 @@ class CsvSource(LabelledSource):
         """
         path = part_names(self.files)[part.name]
         with open_compressed(path, progress) as stream:
-            rows = _rows(stream, path)
-            header = next(rows, [])
+            rows = read_rows(stream, path)
+            header = _header(rows)
             id_at, cif_at, label_at = self._columns(header, part.name)
             stating = [i for i, name in enumerate(header) if name in FORMULA_COLUMNS][:1]
             wanted = [id_at, cif_at, *label_at, *stating]
-            for row in rows:
-                if row:
-                    row += [""] * (max(wanted) + 1 - len(row))
-                    formula = [Stated(f"column {header[i]}", row[i]) for i in stating if row[i]]
-                    labels = [row[i] for i in label_at]
-                    yield row[id_at], row[cif_at], labels, tuple(formula)
+            for _, row in rows:
+                row += [""] * (max(wanted) + 1 - len(row))
+                short = [text[: MAX_TEXT + 1] for text in row]
+                formula = [Stated(f"column {header[i]}", short[i]) for i in stating if row[i]]
+                yield short[id_at], short[cif_at], [short[i] for i in label_at], tuple(formula)
 
     def entry(self, record: Any, position: int) -> Entry:
         """Parses a row.
@@ -94,6 +96,8 @@ class CsvSource(LabelledSource):
             raise EntryError("no identifier")
         if not cif.strip():
             raise EntryError("no structure", "empty CIF column")
+        if len(cif) > MAX_TEXT:
+            raise EntryError("CIF too large", f"more than {MAX_TEXT >> 20} MB in a table")
         targets = {
             target.name: number(text, target.column)
             for target, text in zip(self.labels, labels, strict=True)
@@ -127,13 +131,55 @@ class CsvSource(LabelledSource):
         )
 
 
-def _rows(stream: Any, path: Path) -> Iterator[list[str]]:
-    """Rows of a CSV; `strict`, since a lost quote would swallow the rest of the file as one row."""
-    csv.field_size_limit(sys.maxsize)
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-    rows = csv.reader(text, strict=True)
+def _header(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    return next(rows, (0, []))[1]
+
+
+class _Lines:
+    """Lines of a text, as long as they and the row that they make are not endless.
+
+    A lost quote, or a stranger's 3 kB that become gigabytes, would fill the memory as one row.
+    """
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        self._text = text
+        self.row = 0
+        """Characters of the row so far; its reader sets it to zero."""
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_ROW):
+            self.row += len(line)
+            if self.row >= MAX_ROW:
+                raise csv.Error(f"a row of more than {MAX_ROW >> 20} MB; is a quote missing?")
+            yield line
+
+
+def read_rows(stream: Any, path: Path, errors: str = "replace") -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV and the line at which each ends, without empty ones.
+
+    `strict`, since a lost quote would swallow the rest of the file as one row.
+
+    Args:
+        stream: The bytes, in UTF-8.
+        path: The file, for messages.
+        errors: What to do with other bytes, as of `str.decode`.
+
+    Raises:
+        SourceError: if it is no CSV, naming the line.
+        UnicodeDecodeError: if `errors` is "strict" and it is not UTF-8.
+    """
+    csv.field_size_limit(MAX_ROW)
+    lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", errors=errors, newline=""))
+    rows = csv.reader(iter(lines), strict=True)
+    empty = 0
     try:
-        yield from rows
+        for row in rows:
+            lines.row = 0
+            empty = 0 if row else empty + 1
+            if empty > MAX_ROW:
+                raise csv.Error("a million empty lines")
+            if row:
+                yield rows.line_num, row
     except csv.Error as error:
         raise SourceError(
             f"{path}: line {rows.line_num}: {error}; mend the file and run the same command again"

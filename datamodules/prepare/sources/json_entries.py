@@ -21,6 +21,11 @@ CHUNK = 1 << 20
 MAX_ENTRY = 64 << 20
 """Bytes; a longer entry is a lost quote or bracket."""
 
+MAX_RECORD = 1 << 20
+"""Bytes of an entry that is parsed: 4 000 atoms. 1 024 entries are in the memory at once."""
+MAX_BETWEEN = 1 << 20
+"""Bytes between two entries, before the first and after the last: blanks, mostly."""
+
 _ENTRIES_KEY = re.compile(rb'"entries"\s*:\s*\Z')
 
 
@@ -63,7 +68,10 @@ def parse_entry(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # refuses NaN literals; the standard library does not
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("brackets nested too deeply") from None
 
 
 class _Scanner:
@@ -79,8 +87,10 @@ class _Scanner:
 
     def first_byte(self) -> bytes:
         """The first byte that is not white space; empty if there is none."""
-        while not self._data.strip() and self._more():
+        while not self._data.strip() and len(self._data) <= MAX_BETWEEN and self._more():
             pass
+        if len(self._data) > MAX_BETWEEN and not self._data.strip():
+            raise BrokenJson(f"starts with more than {MAX_BETWEEN >> 20} MB of blanks")
         return self._data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
 
     def enter_list_of_entries(self) -> bool:
@@ -110,6 +120,8 @@ class _Scanner:
                 raise BrokenJson("the text ends within the list of entries")
             start, end = event
             closed = self._state[0] < depth
+            if end - start > MAX_BETWEEN:
+                raise BrokenJson(f"more than {MAX_BETWEEN >> 20} MB between two entries")
             for between in self._data[start : end - 1].split(b","):
                 if between.strip():
                     yield between.strip()
@@ -132,8 +144,12 @@ class _Scanner:
             if self._next_event(depth - 1) is None:
                 raise BrokenJson("the text ends before its last bracket")
         rest = self._data[self._position :].strip()
+        blanks = 0
         while not rest and (chunk := self._stream.read(CHUNK)):
             rest = chunk.strip()
+            blanks += len(chunk)
+            if blanks > MAX_BETWEEN and not rest:
+                raise BrokenJson(f"ends with more than {MAX_BETWEEN >> 20} MB of blanks")
         if rest:
             raise BrokenJson(f"{rest[:20]!r} after the last bracket")
 

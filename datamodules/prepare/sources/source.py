@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import math
+import stat
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.arguments import printable
 from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 
@@ -173,6 +175,8 @@ def file_part(path: Path, name: str | None = None) -> Part:
     """
     digest = hashlib.sha256()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SourceError(f"{path}: a folder, pipe or device; give a file")
         with open(path, "rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
@@ -194,12 +198,22 @@ def part_names(paths: tuple[Path, ...]) -> dict[str, Path]:
     """
     resolved = [path.resolve() for path in paths]
     for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"{printable(str(path))}: the name is not UTF-8; rename the file"
+            ) from None
         if resolved.count(path.resolve()) > 1:
             raise SourceError(f"{path}: given twice; name each input file once")
     names = [path.name for path in paths]
     return {path.name if names.count(path.name) == 1 else path.as_posix(): path for path in paths}
 
 
+MAX_RATIO = 500
+MAX_UNPACKED = 1 << 28
+"""Bytes that may come out of a file before `MAX_RATIO` counts."""
+_BUFFER = 1 << 18
 _MAGIC = {".bz2": b"BZh", ".gz": b"\x1f\x8b"}
 
 
@@ -233,13 +247,13 @@ def open_compressed(path: Path, progress: Progress) -> Iterator[io.BufferedIOBas
             counting: Any = _Counting(raw, progress)
             if path.suffix == ".bz2":
                 with bz2.BZ2File(counting) as stream:
-                    yield stream
+                    yield io.BufferedReader(_Bounded(stream, counting, path), _BUFFER)
             elif path.suffix == ".gz":
                 with gzip.GzipFile(fileobj=counting) as stream:
-                    yield stream
+                    yield io.BufferedReader(_Bounded(stream, counting, path), _BUFFER)
             else:
-                with io.BufferedReader(counting) as stream:
-                    yield stream
+                with io.BufferedReader(counting) as plain:
+                    yield plain
     except FileNotFoundError:
         raise SourceError(
             f"{path}: the file has disappeared; put it back and run the same command again"
@@ -255,6 +269,7 @@ class _Counting(io.RawIOBase):
 
     def __init__(self, raw: io.FileIO, progress: Progress) -> None:
         self._raw, self._progress = raw, progress
+        self.consumed = 0
 
     def readable(self) -> bool:
         return True
@@ -262,7 +277,33 @@ class _Counting(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         size = self._raw.readinto(buffer) or 0
         self._progress.consumed += size
+        self.consumed += size
         return size
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file holds, as long as it is not absurdly more than the file.
+
+    Tables of structures are 5 to 50 times their compressed size; 3 kB of bzip2 can be gigabytes.
+    """
+
+    def __init__(self, stream: Any, counting: _Counting, path: Path) -> None:
+        self._stream, self._counting, self._path = stream, counting, path
+        self._total = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._total += len(data)
+        if self._total > MAX_UNPACKED and self._total > MAX_RATIO * self._counting.consumed:
+            raise SourceError(
+                f"{self._path}: unpacks to more than {MAX_RATIO} times its size, as no table of "
+                "structures does; get the file again"
+            )
+        return len(data)
 
 
 def number(value: Any, column: str) -> float | None:
