@@ -229,7 +229,7 @@ _UNIT = r"(?:Å|Å|(?i:ang(?:str(?:oe|ö|o)ms?)?)|AA?|m|[uµμ]m|nm|pm)(?![A-Za-
 _LINE = r"(?:k[\s_-]?)?(?:alpha|beta|[αβ]|[ab](?=[\s_-]?\d?\b))?[\s_-]?(?:[123](?![.\d]|,\d))?"
 _WAVELENGTH = re.compile(
     rf"(?P<before>k[\s_-]?(?:alpha|beta|[αβab])[\s_-]?[123]?[\s_-]*)?"
-    rf"(?:(?i:wave[\s_-]?lengths?)|(?i:\blambda)|λ|\bWL|\bLA(?=\s*=)|(?i:wellenlänge)|波長)"
+    rf"(?:(?i:wave[\s_-]?lengths?)|(?i:\blam?b?da)|λ|\bWL|\bLA(?=\s*=)|(?i:wellenlänge)|波長)"
     rf"[\s_]*(?P<after>{_LINE})(?:[\s_]*[\[(/]?\s*(?P<unit>(?-i:{_UNIT})))?"
     rf"[^0-9\n]{{0,24}}?(?P<value>(?=\d*[.,]\d|\d+e-|\d+\s*pm\b){_NUMBER})[\s\[(]*"
     rf"(?P<end>(?-i:{_UNIT}))?",

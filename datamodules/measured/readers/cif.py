@@ -147,12 +147,18 @@ def _not_of_x_rays(block: gemmi.cif.Block, document: gemmi.cif.Document) -> str 
         said = [value for one in near for value in _statements(one)]
         if not said:
             continue
-        others = [match[0].lower() for value in said if (match := _OTHER_PROBES.search(value))]
+        others = [other for one in near for other in _others(one)]
         x_rays = any(re.search(r"x-?ray|\bK\\?[ab]|synchrotron", v, re.IGNORECASE) for v in said)
         if others and x_rays and len(near) > 1:
             return f"{others[0]}s or X-rays, which its block does not say"
         return f"{others[0]}s" if others else None
     return None
+
+
+def _others(block: gemmi.cif.Block) -> list[str]:
+    """Probes other than X-rays that a block names."""
+    found = (_OTHER_PROBES.search(value) for value in _statements(block))
+    return [match[0].lower() for match in found if match]
 
 
 def _statements(block: gemmi.cif.Block) -> Iterator[str]:
@@ -168,7 +174,8 @@ def _from_near(
 ) -> Iterator[list[gemmi.cif.Block]]:
     """Where a block's radiation may be stated, the nearest first.
 
-    In itself, in blocks that it names or that name it, in blocks without a pattern, in any.
+    In itself, in blocks that it names or that name it, in blocks without a pattern. What blocks
+    with a pattern say is of theirs.
     """
     yield [block]
     names = ("_pd_block_id", "_pd_block_diffractogram_id", "_pd_calib_std_external_block_id")
@@ -181,13 +188,18 @@ def _from_near(
     mine = ids(block)
     others = [one for one in document if one.name != block.name]
     yield [one for one in others if mine & ids(one)]
-    yield [one for one in others if not any(len(_column(one, x)) >= 2 for x in _INTENSITIES)]
-    yield others
+    yield [one for one in others if not _has_pattern(one)]
+
+
+def _has_pattern(block: gemmi.cif.Block) -> bool:
+    names = (*_INTENSITIES, *_TIMES_OF_FLIGHT)
+    return any(len(block.find_loop(name)) >= 2 for name in names)
 
 
 def _wavelength(block: gemmi.cif.Block, document: gemmi.cif.Document) -> Wavelength | None:
     for near in _from_near(block, document):
-        found = [found for one in near if (found := _stated(one)) is not None]
+        x_rays = [one for one in near if not _others(one)]
+        found = [found for one in x_rays if (found := _stated(one)) is not None]
         if not found:
             continue
         means = [wavelength.mean for wavelength in found]

@@ -184,6 +184,13 @@ def test_neutrons_and_electrons_are_refused(said: str, tmp_path: Path) -> None:
     assert any("data_n is of" in note for note in scan.notes)
 
 
+def test_what_another_pattern_is_of_says_nothing_of_this_one(tmp_path: Path) -> None:
+    neutron = "_diffrn_radiation_probe neutron\n_diffrn_radiation_wavelength 2.4"
+    scan = read_scan(cif(tmp_path, pattern(name="x") + pattern(neutron, "n") + STRUCTURE))
+    np.testing.assert_allclose(scan.intensity, Y)
+    assert scan.wavelength is None
+
+
 def test_time_of_flight_is_refused(tmp_path: Path) -> None:
     rows = "\n".join(f"{1000 + i} {i}" for i in range(200))
     text = f"data_t\nloop_\n_pd_meas_time_of_flight\n_pd_meas_counts_total\n{rows}\n"

@@ -375,19 +375,34 @@ def keys(x: np.ndarray, y: np.ndarray) -> str:
     return head + "\n".join(f"{v:.0f}" for v in y)
 
 
-@pytest.mark.parametrize("writer", [rigaku, jade, keys])
+def philips(x: np.ndarray, y: np.ndarray) -> str:
+    head = f"SampleIdent,x,/\nDataAngleRange, {x[0]:.4f}, {x[-1]:.4f},/\nScanStepSize, 0.040,/\n"
+    return head + "RawScan\n" + ", ".join(f"{v:.0f}" for v in y)
+
+
+def downwards(x: np.ndarray, y: np.ndarray) -> str:
+    return rigaku(x[::-1], y[::-1])
+
+
+@pytest.mark.parametrize("writer", [rigaku, jade, keys, philips, downwards])
 def test_lists_of_counts_get_the_angles_of_their_heading(writer: object, tmp_path: Path) -> None:
     assert callable(writer)
     scan = read(tmp_path, writer(X, Y), "a.asc")
     np.testing.assert_allclose(scan.x, X, atol=1e-6)
     np.testing.assert_allclose(scan.intensity, Y, atol=0.5)
-    if writer is not keys:
+    if writer in (rigaku, jade):
         assert scan.wavelength is not None
         assert scan.wavelength.mean == pytest.approx(1.541, abs=1e-3)
     # A list that is cut says so; four columns of counts are no angles.
     cut = writer(X, Y).replace("1001", "1005").replace(f"{X[-1]:.2f}", f"{X[-1] + 0.16:.2f}")
     with pytest.raises(PatternError, match=r"1001 intensities where|a single number|is no scan"):
         read(tmp_path, cut, "a.asc")
+
+
+def test_a_list_without_a_heading_says_what_is_missing(tmp_path: Path) -> None:
+    rows = [" ".join(f"{v:.0f}" for v in Y[i : i + 8]) for i in range(0, len(Y), 8)]
+    with pytest.raises(PatternError, match=r"line 126.*a list of counts, which needs start"):
+        read(tmp_path, "\n".join(rows))
 
 
 def test_groups_of_rigaku_are_joined_by_their_speeds(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ _COMMENT = "#;!%/*"
 _LARGEST_Q = 15.0
 """Å⁻¹; beyond the Q of a powder pattern's lines, where a unit must be said."""
 _MOST_RANGES = 200
+_MOST_SEGMENTS = 5000
 
 
 @dataclass
@@ -111,6 +112,8 @@ def _segments(lines: Sequence[str]) -> list[_Segment]:
                 last.heading.append(text)
         elif last.lines:
             segments.append(_Segment([text]))
+            if len(segments) > _MOST_SEGMENTS:
+                raise PatternError(f"text: over {_MOST_SEGMENTS} comments among the data")
         else:
             last.heading.append(text)
     if len(segments) > 1 and not segments[-1].lines:
@@ -194,7 +197,7 @@ def _list_of_counts(segment: _Segment) -> list[Scan]:
     # A heading of start, step and count also stands above columns.
     if rows == steps.count and len(values) > rows and (ascending or not steps.certain):
         return []
-    if not steps.certain and len(values) != steps.count and len(values) > rows:
+    if not steps.certain and len(values) != steps.count and rows < len(values) < 8 * rows:
         return []
     scan = make_scan(steps.angles(len(values)), values, f"text, counts of {steps.format}")
     scan.seconds = steps.seconds
@@ -223,6 +226,11 @@ def _columns(segment: _Segment, heading: list[str]) -> list[Scan]:
         raise PatternError(
             f"text: {len(rows)} lines of a single number and no start, step and end before them; "
             "give two columns (2θ and intensity)"
+        )
+    if len(rows[-1]) < width > 3 and all(len(row) == width for row in rows[:-1]):
+        raise lines[-1].error(
+            "shorter than the others: a file that is cut, or a list of counts, which needs start, "
+            "step and number in its heading"
         )
     for row, line in zip(rows, lines, strict=True):
         if len(row) != width:

@@ -13,7 +13,14 @@ from datamodules.measured.readers.text.numbers import leading_numbers
 from datamodules.measured.scan import MAX_POINTS
 
 _KEY = re.compile(
-    r"^\W*(?P<key>[^\W\d][\w .()/°-]{0,40}?)\s*[:=,;\t]+\s*(?P<value>[+-]?\d*\.?\d+)\b"
+    r"^\W*(?P<key>[^\W\d][\w .()/°-]{0,40}?)(?:\s*[:=,;\t]+\s*|\s+)"
+    r"(?P<value>[+-]?\d*\.?\d+)(?![\w.])"
+)
+#: `Scan range: 10 - 90`, and Philips' `DataAngleRange, 5.0, 90.0,/`.
+_RANGE = re.compile(
+    r"^\W*(?:scan|data|angle|2-?theta)[\w ]*range\W+(?P<start>\d*\.?\d+)\s*(?:[-–,;]|to|\s)\s*"
+    r"(?P<stop>\d*\.?\d+)(?![\w.])",
+    re.IGNORECASE,
 )
 _START = re.compile(
     r"^(scan|data|angle|range|2theta)?(start|begin|first|from|low)(angle|2theta|pos\w*|deg|theta)?$"
@@ -40,7 +47,7 @@ class Steps:
 
     Attributes:
         start: First angle, degrees.
-        step: Degrees.
+        step: Degrees; below 0 where the scan ran downwards.
         count: Number of points.
         format: What writes such headings, in words.
         certain: Whether the heading belongs to a format of lists, so that what follows is one.
@@ -93,6 +100,9 @@ def steps_of(heading: Sequence[str]) -> Steps | None:
     values: dict[str, float] = {}
     starred = 0
     for line in heading:
+        if match := _RANGE.match(line[:200]):
+            values |= {"start": float(match["start"]), "stop": float(match["stop"])}
+            continue
         found = _KEY.match(line[:200])
         if not found:
             continue
@@ -125,7 +135,9 @@ def _checked(
     seconds: float | None = None,
     wavelength: float | None = None,
 ) -> Steps | None:
-    sound = 0 < step < 180 and abs(start) < 360 and (stop is None or start < stop < 360)
+    if stop is not None and stop < start:
+        step = -abs(step)
+    sound = 0 < abs(step) < 180 and abs(start) < 360 and (stop is None or abs(stop) < 360)
     expected = None if stop is None or not sound else round((stop - start) / step) + 1
     if not sound or (expected is None and count is None) or (expected or count or 0) > MAX_POINTS:
         if certain:
