@@ -14,8 +14,14 @@ _CHUNK = 2**22
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:
-    """95 % interval of bootstrap draws along the first axis; draws that are not finite count."""
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0, method="inverted_cdf")
+    """95 % interval of bootstrap draws, (K,).
+
+    Infinite draws count; those in which there is nothing to judge (NaN) do not. NaN if all are so.
+    """
+    known = draws[~np.isnan(draws)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
 
 

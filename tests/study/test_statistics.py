@@ -58,3 +58,8 @@ def test_runs_are_drawn_on_the_same_materials() -> None:
 
 def test_an_infinite_draw_widens_the_interval() -> None:
     assert interval(np.array([1.0] * 90 + [np.inf] * 10)) == (1.0, np.inf)
+
+
+def test_a_draw_with_nothing_to_judge_is_left_out() -> None:
+    assert interval(np.array([1.0, np.nan, 2.0, np.nan])) == (1.0, 2.0)
+    assert np.isnan(interval(np.array([np.nan]))).all()
