@@ -12,6 +12,7 @@ from datamodules.prepare.downloads import public_data
 from datamodules.prepare.downloads.download import Downloader
 from datamodules.prepare.executors import workers
 from datamodules.prepare.finish import reasons
+from datamodules.prepare.hypothetical import arguments as hypothetical
 from datamodules.prepare.pipeline import Result, prepare
 from datamodules.prepare.sources import alexandria
 from datamodules.prepare.sources.cif_folder import CifFolderSource
@@ -86,6 +87,11 @@ def _parser() -> ArgumentParser:
     kind.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
     _add_label_options(kind, "of the rows (default: immutable_id)")
     kind.set_defaults(source=_parquet)
+    kind = kinds.add_parser(
+        "hypothetical", parents=[common], help="new crystals with a potential's energies"
+    )
+    hypothetical.add_arguments(kind)
+    kind.set_defaults(source=hypothetical.build)
     # Has options of its own: `main` turns to it before this parser does.
     kinds.add_parser("patterns", add_help=False, help="measured patterns; see its own --help")
     return parser

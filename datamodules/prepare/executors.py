@@ -11,9 +11,18 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
+
+from tqdm import tqdm
 
 from datamodules.arguments import masked
 from datamodules.prepare.slices import STOP
@@ -169,3 +178,41 @@ def workers(count: int | None, scheduler: str | None) -> Workers:
     if count < 1:
         raise SourceError(f"--workers {count}: must be at least 1")
     return ThisProcess() if count == 1 else LocalProcesses(count)
+
+
+def run_all(
+    workers: Workers,
+    what: str,
+    function: Callable[..., None],
+    arguments: Sequence[tuple[Any, ...]],
+    quiet: bool,
+) -> None:
+    """Calls a function once for each of some tuples of arguments, on all workers.
+
+    Args:
+        workers: Where.
+        what: Of what the calls are, for the progress bar.
+        function: Writes its result into a file.
+        arguments: Of the calls.
+        quiet: Whether to leave out the progress bar.
+
+    Raises:
+        SourceError: if a worker died.
+    """
+    if not arguments:
+        return
+    executor = workers.start()
+    try:
+        futures = [executor.submit(function, *some) for some in arguments]
+        for future in tqdm(as_completed(futures), what, len(futures), disable=quiet):
+            future.result()
+    except BaseException as error:
+        executor.shutdown(wait=False, cancel_futures=True)
+        workers.stop()
+        if isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker":  # Dask's
+            raise SourceError(
+                f"a worker died while preparing {what} (out of memory?); what is finished is kept: "
+                "run the same command again, with fewer --workers"
+            ) from None
+        raise
+    executor.shutdown(wait=True)

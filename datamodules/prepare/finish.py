@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datamodules.files import replace_file
 from datamodules.prepare.crystals import diffraction
@@ -61,7 +62,8 @@ def finish(
         options: What the store is made with, for the manifest.
     """
     duplicates = _duplicates(parts)
-    shards = _write_shards(output, parts, duplicates)
+    completed = source.complete([batch for _, _, batch in _batches(parts)])
+    shards = _write_shards(output, parts, duplicates, completed)
     counts = _write_rejected(output, parts, duplicates)
     notes = _write_notes(output, parts)
     units = {target.name: target.unit for target in source.targets}
@@ -75,6 +77,7 @@ def finish(
                 {"name": p.part.name, "bytes": p.part.bytes, "checksum": p.part.checksum}
                 for p in parts
             ],
+            **source.describe(),
         },
         options=options,
         counts=counts,
@@ -166,7 +169,10 @@ def _duplicates(parts: list[PartSlices]) -> dict[int, tuple[str, int]]:
 
 
 def _write_shards(
-    output: Path, parts: list[PartSlices], duplicates: dict[int, tuple[str, int]]
+    output: Path,
+    parts: list[PartSlices],
+    duplicates: dict[int, tuple[str, int]],
+    completed: dict[str, NDArray[np.float32]],
 ) -> list[ShardInfo]:
     shards: list[ShardInfo] = []
     waiting: list[pa.RecordBatch] = []
@@ -181,6 +187,9 @@ def _write_shards(
 
     start = 0
     for _, _, batch in _batches(parts):
+        for name, values in completed.items():
+            column = pa.array(values[start : start + batch.num_rows], pa.float32())
+            batch = batch.set_column(batch.schema.get_field_index(name), name, column)
         waiting.extend(_without(batch, [d - start for d in _within(duplicates, start, batch)]))
         start += batch.num_rows
         while sum(b.num_rows for b in waiting) >= MAX_SHARD_ROWS:

@@ -7,21 +7,23 @@ folder a part with its finished slices. The same command continues where an inte
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from datamodules.files import replace_file
-from datamodules.prepare.executors import Workers
+from datamodules.prepare.executors import Workers, run_all
 from datamodules.prepare.finish import PartSlices, finish, physics
 from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slice, run_job
 from datamodules.prepare.sources.source import Part, Source, SourceError
@@ -81,7 +83,10 @@ def prepare(
             return Result(manifest, None, 0)
         _plan(output, options, slice_size)
         folders = {part.name: _folder(output, i, part) for i, part in enumerate(parts)}
-        _remove_others(output, set(folders.values()))
+        begun = output / WORK / f"begun-{_digest(parts)}"
+        _remove_others(output, {begun, *folders.values()})
+        begun.mkdir(exist_ok=True)
+        source = source.begin(begun, partial(_shared, workers, quiet))
         found = {part.name: _finished(folders[part.name]) for part in parts}
         before = sum(info.read for infos in found.values() for info in infos.values())
         unfinished = [part for part in parts if not _complete(found[part.name])]
@@ -130,6 +135,22 @@ def _locked(output: Path) -> Iterator[None]:
                 f"{output}: another `xxact prepare` is writing it; wait for its end"
             ) from None
         yield
+
+
+def _shared(
+    workers: Workers,
+    quiet: bool,
+    what: str,
+    function: Callable[..., None],
+    arguments: Sequence[tuple[Any, ...]],
+) -> None:
+    run_all(workers, what, function, arguments, quiet)
+
+
+def _digest(parts: list[Part]) -> str:
+    """Names what the parts are, all together."""
+    text = json.dumps([[part.name, part.checksum] for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _differences(made_with: dict[str, Any], asked: dict[str, Any]) -> str:

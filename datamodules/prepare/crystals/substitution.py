@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.prepare.crystals.crystal import EntryError
+from datamodules.elements import SYMBOLS
+from datamodules.prepare.crystals.crystal import Crystal, EntryError
 
 NEAR = 12
 """Elements this close on Pettifor's chemical scale may replace each other."""
 REACH = 6.0
 """Å within which bonds are looked for; the shortest bond of a prototype is at most 4.1 Å."""
+
+_CONTACT = 4.0
+"""Å; 0.72 of the sum of the two largest radii is 3.8."""
 
 # Noble gases and, but for thorium and uranium, radioactive elements.
 _EXCLUDED = {
@@ -86,3 +90,31 @@ def bond_ratio(shortest: Distances, replacing: Mapping[str, str], spread: float)
     if not ratios:
         raise EntryError("no volume predicted", f"no two atoms within {REACH:g} Å")
     return float(min(ratios))
+
+
+def to_structure(crystal: Crystal) -> Any:
+    """An ordered crystal as a pymatgen structure."""
+    from pymatgen.core import Lattice, Structure
+
+    symbols = [SYMBOLS[number] for number in crystal.numbers]
+    return Structure(Lattice(crystal.lattice), symbols, crystal.coordinates)
+
+
+def closest_contact(crystal: Crystal) -> float:
+    """The smallest distance of two atoms over the sum of their radii; infinite beyond 4 Å.
+
+    The radii are Slater's empirical ones, as pymatgen has them.
+    Source: J. C. Slater, J. Chem. Phys. 41, 3199 (1964).
+    """
+    centers, others, _, distances = to_structure(crystal).get_neighbor_list(_CONTACT)
+    radii = np.array([_radius(int(number)) for number in crystal.numbers])
+    ratios = distances / (radii[centers] + radii[others])
+    return float(ratios.min()) if len(ratios) else np.inf
+
+
+@cache
+def _radius(number: int) -> float:
+    from pymatgen.core import Element
+
+    # Noble gases have none; with 0.3 Å only damaged cells are refused.
+    return float(Element.from_Z(number).atomic_radius or 0.3)

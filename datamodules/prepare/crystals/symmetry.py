@@ -36,21 +36,13 @@ def symmetry(crystal: Crystal, symprec: float = SYMPREC) -> Symmetry | None:
         crystal: The crystal.
         symprec: Distance in Å within which positions are equivalent.
     """
-    positions, kinds = _sites(crystal)
-    basis = crystal.lattice.tolist()
+    found = dataset(crystal, symprec)
+    if found is None:
+        return None
+    primitive = found.prim_std_cell
     try:
-        reduced, _ = moyopy.niggli_reduce(basis)
-        if min(np.linalg.norm(reduced, axis=1)) < MIN_TRANSLATION:
-            return None
-        cell = moyopy.Cell(basis, positions, kinds)
-        found = moyopy.MoyoDataset(cell, symprec=symprec, rotate_basis=False)
-        primitive = found.prim_std_cell
         reduced, _ = moyopy.niggli_reduce(primitive.basis)
     except ValueError:
-        return None
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # an error in moyo itself, no `Exception`
-            raise
         return None
     return Symmetry(
         found.number,
@@ -58,6 +50,29 @@ def symmetry(crystal: Crystal, symprec: float = SYMPREC) -> Symmetry | None:
         primitive.num_atoms,
         reciprocal_metric(np.array(reduced)),
     )
+
+
+def dataset(crystal: Crystal, symprec: float = SYMPREC) -> moyopy.MoyoDataset | None:
+    """Everything that moyo finds out about a crystal; None if it finds no symmetry.
+
+    Args:
+        crystal: The crystal; sites are alike as for `symmetry`.
+        symprec: Distance in Å within which positions are equivalent.
+    """
+    positions, kinds = _sites(crystal)
+    basis = crystal.lattice.tolist()
+    try:
+        reduced, _ = moyopy.niggli_reduce(basis)
+        if min(np.linalg.norm(reduced, axis=1)) < MIN_TRANSLATION:
+            return None
+        cell = moyopy.Cell(basis, positions, kinds)
+        return moyopy.MoyoDataset(cell, symprec=symprec, rotate_basis=False)
+    except ValueError:
+        return None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # an error in moyo itself, no `Exception`
+            raise
+        return None
 
 
 def reciprocal_metric(

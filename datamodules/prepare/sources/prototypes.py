@@ -99,17 +99,28 @@ class PrototypeSource(Source):
                 structure = _rescaled(structure, number, replacing)
                 _check_volume(structure)
             energy = electrostatic_energy(structure)
-        crystal = Crystal.from_symbols(
-            structure.lattice.matrix,
-            structure.frac_coords,
-            [site.specie.symbol for site in structure],
-        )
-        return Entry(self.identify(record), crystal, {"electrostatic_energy": energy})
+        return Entry(self.identify(record), _crystal(structure), {"electrostatic_energy": energy})
 
     def identify(self, record: Any) -> str:
         """Number and label of the prototype, and the elements in it."""
         number, symbols = record
         return f"aflow-{number:03d}-{_labels()[number]}-{'-'.join(symbols)}"
+
+
+@dataclass(frozen=True)
+class BarePrototypeSource(PrototypeSource):
+    """The prototypes as they are, without labels, for those who make other crystals of them."""
+
+    substitutes: int = 0
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """None."""
+        return ()
+
+    def entry(self, record: Any, position: int) -> Entry:
+        """Gives a prototype."""
+        return Entry(self.identify(record), _crystal(_library()[record[0]]))
 
 
 def substitutions(amounts: dict[str, int], number: int, count: int) -> list[tuple[str, ...]]:
@@ -182,6 +193,11 @@ def _rescaled(structure: Any, number: int, replacing: dict[str, str]) -> Any:
 def _shortest_distances(number: int) -> dict[tuple[str, str], float]:
     """Of a prototype: all its substitutes have its distances."""
     return shortest_distances(_library()[number])
+
+
+def _crystal(structure: Any) -> Crystal:
+    symbols = [site.specie.symbol for site in structure]
+    return Crystal.from_symbols(structure.lattice.matrix, structure.frac_coords, symbols)
 
 
 def _check_volume(structure: Any) -> None:

@@ -14,11 +14,15 @@ import math
 import stat
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from datamodules.arguments import printable
 from datamodules.prepare.crystals.composition import Stated
@@ -72,6 +76,11 @@ class Entry:
     stated: tuple[Stated, ...] = ()
 
 
+Run = Callable[[str, Callable[..., None], Sequence[tuple[Any, ...]]], None]
+"""Calls a function once for each of some tuples of arguments, shared among the workers; the text
+says of what the calls are, for the progress bar."""
+
+
 class Source(ABC):
     """A source of crystals; small, picklable, and the same in every process.
 
@@ -119,6 +128,40 @@ class Source(ABC):
     def identify(self, record: Any) -> str | None:
         """The identifier of a record that was rejected, as far as it can be told."""
         return None
+
+    def begin(self, folder: Path, run: Run) -> Source:
+        """Does what must be known before the first record, for sources that need it.
+
+        Called in every run of the command, also when it continues: what is in the folder already
+        need not be done again.
+
+        Args:
+            folder: A folder for its results, empty at first, that lasts until the store is finished
+                and is another one if a part changes.
+            run: Does work on all workers.
+
+        Returns:
+            The source with which to go on.
+
+        Raises:
+            SourceError: if the input cannot be used.
+        """
+        return self
+
+    def complete(self, rows: Sequence[pa.RecordBatch]) -> dict[str, NDArray[np.float32]]:
+        """Labels that depend on the whole set, for sources that have such.
+
+        Args:
+            rows: All rows, in the order of the source.
+
+        Returns:
+            Values by target, shape (rows,); they replace what `entry` gave.
+        """
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What else the manifest says of the source; plain JSON values."""
+        return {}
 
     def options(self) -> dict[str, Any]:
         """What decides the store's content besides the input's bytes; plain JSON values."""

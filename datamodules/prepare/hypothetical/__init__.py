@@ -1,0 +1,1 @@
+"""Hypothetical crystals with energies of a universal potential: `xxact prepare hypothetical`."""
