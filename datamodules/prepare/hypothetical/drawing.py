@@ -14,7 +14,6 @@ from datamodules.elements import ATOMIC_NUMBERS, SYMBOLS
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.crystals.substitution import bond_ratio, near_elements
 from datamodules.prepare.hypothetical.parents import Parent, with_elements
-from datamodules.prepare.hypothetical.scan import scaled
 
 FEWEST, MOST = 3, 10
 """Structures of a formula that are tried."""
@@ -145,19 +144,17 @@ def start(
     Returns:
         The crystal, or why there is none.
     """
-    crystal = with_elements(parent, dict(replacing))
-    numbers = crystal.numbers.tolist()
+    numbers = [replacing[number] for number in parent.crystal.numbers.tolist()]
     spread = float(np.std([_electronegativity(number) for number in numbers]))
     symbols = {SYMBOLS[old]: SYMBOLS[new] for old, new in replacing.items()}
     try:
         ratio = bond_ratio(parent.distances, symbols, spread)
+        volume = parent.crystal.volume_per_atom / ratio**3
+        if all(number in volumes for number in numbers):
+            volume = math.sqrt(volume * float(np.mean([volumes[number] for number in numbers])))
+        return with_elements(parent, replacing, volume)
     except EntryError as error:
         return error
-    volume = crystal.volume_per_atom / ratio**3
-    if all(number in volumes for number in numbers):
-        atoms = float(np.mean([volumes[number] for number in numbers]))
-        volume = math.sqrt(volume * atoms)
-    return scaled(crystal, volume)
 
 
 @cache

@@ -6,7 +6,7 @@ import heapq
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -26,6 +26,7 @@ from datamodules.prepare.crystals.substitution import (
 from datamodules.prepare.crystals.symmetry import dataset
 from datamodules.prepare.hypothetical.evaluation import CONTACT
 from datamodules.prepare.hypothetical.potential import Potential
+from datamodules.prepare.hypothetical.scan import scaled
 from datamodules.prepare.slices import check
 from datamodules.prepare.sources.source import Entry, Progress, Source, SourceError
 from datamodules.randomness import Purpose, hash_uint64
@@ -207,12 +208,17 @@ def structure_types(parents: Iterable[Parent]) -> dict[tuple[int, ...], list[Par
     return types
 
 
-def with_elements(parent: Parent, replacing: dict[int, int]) -> Crystal:
-    """The parent's crystal with other elements, at its own volume.
+def with_elements(parent: Parent, replacing: Mapping[int, int], volume: float) -> Crystal:
+    """The parent's crystal with other elements, and its cell scaled evenly.
 
     Args:
         parent: The parent.
         replacing: New atomic numbers by old ones.
+        volume: Of the result, Å³/atom.
+
+    Raises:
+        EntryError: if that makes no sense, such as a density beyond every element's.
     """
     symbols = [SYMBOLS[replacing[number]] for number in parent.crystal.numbers.tolist()]
-    return Crystal.from_symbols(parent.crystal.lattice, parent.crystal.coordinates, symbols)
+    lattice = scaled(parent.crystal, volume).lattice
+    return Crystal.from_symbols(lattice, parent.crystal.coordinates, symbols)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,14 +46,14 @@ def scaled(crystal: Crystal, volume: float) -> Crystal:
 
 
 def fitted_minimum(volumes: NDArray[np.float64], energies: NDArray[np.float64]) -> Minimum | None:
-    """The minimum of the polynomial in V^(−2/3) through all points.
+    """The minimum of the Birch–Murnaghan equation of state of third order through four points.
 
-    Through four points this is the Birch–Murnaghan equation of state of third order.
+    Its energy is a cubic polynomial in V^(−2/3).
     Source: F. Birch, Phys. Rev. 71, 809 (1947).
 
     Args:
-        volumes: Å³/atom, ascending, shape (n,).
-        energies: eV/atom, shape (n,).
+        volumes: Å³/atom, ascending, shape (4,).
+        energies: eV/atom, shape (4,).
 
     Returns:
         None if there is no minimum between the first and the last volume.
@@ -61,20 +62,29 @@ def fitted_minimum(volumes: NDArray[np.float64], energies: NDArray[np.float64]) 
         return None
     middle = float(np.median(volumes))
     strain = (volumes / middle) ** (-2 / 3)
-    fit = np.polynomial.Polynomial.fit(strain, energies, len(strain) - 1)
-    slope = fit.deriv()
-    roots = slope.roots()
+    fit = np.polynomial.Polynomial.fit(strain, energies, 3).convert()
     inside = [
-        float(root.real)
-        for root in roots
-        if abs(root.imag) < 1e-9 and strain[-1] < root.real < strain[0]
+        x
+        for x in _roots(*fit.deriv().coef)
+        if strain[-1] < x < strain[0] and float(fit.deriv(2)(x)) > 0
     ]
-    minima = [x for x in inside if float(slope.deriv()(x)) > 0]
-    if not minima:
+    if not inside:
         return None
-    lowest = min(minima, key=lambda x: float(fit(x)))
-    volume = middle * lowest**-1.5
-    return Minimum(volume, _bulk_modulus(fit, lowest, volume))
+    # A cubic has one minimum at most.
+    volume = middle * inside[0] ** -1.5
+    return Minimum(volume, _bulk_modulus(fit, inside[0], volume))
+
+
+def _roots(c: float, b: float = 0.0, a: float = 0.0) -> list[float]:
+    """Real roots of a x² + b x + c, also where a is nearly zero (a companion matrix fails there).
+
+    Source: W. H. Press et al., Numerical Recipes, section 5.6.
+    """
+    square = b * b - 4 * a * c
+    if square < 0:
+        return []
+    q = -(b + math.copysign(math.sqrt(square), b)) / 2
+    return [float(over / under) for over, under in ((q, a), (c, q)) if under]
 
 
 def bulk_modulus(

@@ -157,8 +157,8 @@ class HypotheticalSource(Source):
             SourceError: if the parents cannot be read, or are too few.
         """
         jobs: list[tuple[Any, ...]] = []
-        sources = [(self.parents, self.label), (self.prototypes, None)]
-        for source, label in sources[self.parents == self.prototypes :]:
+        sources = dict.fromkeys((self.parents, self.prototypes))
+        for source, label in zip(sources, (self.label, None), strict=False):
             for entries in sample(source, self.most_parents):
                 path = folder / f"parents-{len(jobs):06d}.json"
                 jobs.append((path, label, self.potential, entries))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,9 @@ class Hull:
     """
 
     def __init__(self) -> None:
-        self._lowest: dict[tuple[int, ...], dict[tuple[float, ...], float]] = defaultdict(dict)
+        # By system and rounded composition: the fractions and the lowest energy.
+        self._lowest: dict[tuple[int, ...], dict[tuple[float, ...], tuple[Any, float]]]
+        self._lowest = defaultdict(dict)
         self._planes: dict[tuple[int, ...], NDArray[np.float64]] = {}
 
     def add(self, numbers: Sequence[int], fractions: Sequence[float], energy: float) -> None:
@@ -114,8 +117,10 @@ class Hull:
         if len(numbers) < 2 or not energy < -STABLE:
             return
         compounds = self._lowest[tuple(numbers)]
-        composition = tuple(round(float(x), DECIMALS) for x in fractions)
-        compounds[composition] = min(energy, compounds.get(composition, 0.0))
+        # float32 has seven digits.
+        composition = tuple(round(float(x), 6) for x in fractions)
+        if energy < compounds.get(composition, (None, 0.0))[1]:
+            compounds[composition] = (tuple(fractions), energy)
 
     def energy(self, numbers: Sequence[int], fractions: Sequence[float]) -> float:
         """The hull's energy at a composition, eV/atom; not above 0.
@@ -139,8 +144,8 @@ class Hull:
         points: list[list[float]] = []
         for size in range(2, len(system) + 1):
             for some in combinations(system, size):
-                for composition, energy in self._lowest.get(some, {}).items():
-                    amounts = dict(zip(some, composition, strict=True))
+                for fractions, energy in self._lowest.get(some, {}).values():
+                    amounts = dict(zip(some, fractions, strict=True))
                     points.append([*(amounts.get(number, 0.0) for number in system[1:]), energy])
         if not points:
             return np.empty((0, len(system)))
