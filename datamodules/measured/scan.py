@@ -13,6 +13,7 @@ from datamodules.measured.wavelength import Wavelength
 MAX_POINTS = 1_000_000
 """More points than any powder scan has; a file that claims more is damaged."""
 
+_OF_THE_INSTRUMENT = ("detector", "cool", "water", "tube", "cabinet", "room", "chiller", "counter")
 _LARGEST = 1e15
 """No detector counts as far."""
 
@@ -111,6 +112,14 @@ def is_elapsed(times: np.ndarray) -> bool:
     if len(steps) < 10 or not np.all(steps > 0):
         return False
     return bool(np.ptp(times) > 0.9 * np.median(steps) * len(steps) and times[-1] > 10 * times[0])
+
+
+def is_condition(name: str) -> bool:
+    """Whether a name is of a state of the sample, and not of the instrument or the room."""
+    name = name.lower()
+    return any(word in name for word in ("temperature", "pressure", "humidity")) and not any(
+        word in name for word in _OF_THE_INSTRUMENT
+    )
 
 
 def condition(name: str, value: float, unit: str = "") -> tuple[str, float]:

@@ -13,13 +13,18 @@ from datamodules.measured.errors import PatternError
 from datamodules.measured.ranges import combine
 from datamodules.measured.readers.text.numbers import numbers, split_lines
 from datamodules.measured.readers.xml import Archive, find, find_all, local, number, parse, text_of
-from datamodules.measured.scan import Scan, condition, make_scan, weigh_by_time
+from datamodules.measured.scan import (
+    Scan,
+    condition,
+    is_condition,
+    make_scan,
+    weigh_by_time,
+)
 from datamodules.measured.wavelength import Wavelength, takes_kalpha2_away, tube_lines, used_line
 
 _WHAT = "brml"
 _RAW_DATA = re.compile(r"(^|/)RawData\d+\.xml$", re.IGNORECASE)
 _NAMES = ("WaveLengthAlpha1", "WaveLengthAlpha2", "WaveLengthRatio", "WaveLengthBeta")
-_STATE = re.compile("temperature|pressure|humidity", re.IGNORECASE)
 
 
 def read_brml(data: bytes) -> Scan:
@@ -143,7 +148,7 @@ def _layout(route: Element, axes: list[str], n_columns: int) -> _Columns:
         elif kind == "VaryingRawDataView":
             if "TwoTheta" in ids:
                 angle = start + ids.index("TwoTheta")
-            elif angle is None and not ids and not _STATE.search(name):
+            elif angle is None and not ids and not is_condition(name):
                 # Undeclared: the first holds the axes.
                 angle = start + axes.index("TwoTheta")
             for offset, item in enumerate(fields):
@@ -153,14 +158,14 @@ def _layout(route: Element, axes: list[str], n_columns: int) -> _Columns:
         elif kind == "RecordedRawDataView":
             recording = find(view, "Recording")
             word = name if recording is None else recording.get("LogicName", "") or name
-            if _STATE.search(word):
+            if is_condition(word):
                 _add_state(columns, start, word, _unit(view), n_columns)
             elif counts is None:
                 counts = start
                 base = find(view, "Unit")
                 unit = "" if base is None else base.get("Base", "")
                 columns.rate = re.sub(r"\s", "", unit.lower()) in ("cps", "countspersecond")
-        elif _STATE.search(name):
+        elif is_condition(name):
             _add_state(columns, start, name, view.get("Unit", ""), n_columns)
     columns.angle = columns.angle if angle is None else angle
     columns.counts = columns.counts if counts is None else counts
@@ -168,7 +173,7 @@ def _layout(route: Element, axes: list[str], n_columns: int) -> _Columns:
 
 
 def _add_state(columns: _Columns, column: int, name: str, unit: str, n_columns: int) -> None:
-    if _STATE.search(name) and column < n_columns:
+    if is_condition(name) and column < n_columns:
         columns.state[column] = (name, unit)
 
 
@@ -195,7 +200,7 @@ def _state(root: Element) -> dict[str, float]:
                     element.get("LogicName"),
                     local(element),
                 )
-                if value and _STATE.search(value)
+                if value and is_condition(value)
             ),
             None,
         )

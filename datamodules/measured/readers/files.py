@@ -12,7 +12,7 @@ from datamodules.measured.readers.bruker import read_brml, read_uxd
 from datamodules.measured.readers.cif import read_cif
 from datamodules.measured.readers.gsas import is_gsas, read_gsas
 from datamodules.measured.readers.rigaku import read_ras, read_rasx
-from datamodules.measured.readers.text.columns import Q_IN_ANGSTROM, Q_IN_NM, read_text
+from datamodules.measured.readers.text.read import Q_IN_ANGSTROM, Q_IN_NM, read_text
 from datamodules.measured.readers.xrdml import read_xrdml
 from datamodules.measured.scan import Scan
 

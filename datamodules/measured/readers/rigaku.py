@@ -11,7 +11,7 @@ from datamodules.measured.errors import PatternError
 from datamodules.measured.ranges import combine
 from datamodules.measured.readers.text.numbers import numbers, split_lines
 from datamodules.measured.readers.xml import Archive, find_all, number, parse, text_of
-from datamodules.measured.scan import Scan, condition, make_scan
+from datamodules.measured.scan import Scan, condition, is_condition, make_scan
 from datamodules.measured.wavelength import (
     Wavelength,
     takes_kalpha2_away,
@@ -131,11 +131,10 @@ def _conditions(root: Element) -> dict[str, str]:
             header[f"MEAS_COND_AXIS_{entry}-{i}"] = axis.get(attribute, "")
     for element in root.iter():
         name = str(element.tag).rpartition("}")[2]
-        if "temperature" in name.lower() and number(element.text) is not None:
-            header.setdefault("TEMPERATURE", element.text or "")
-            header.setdefault(
-                "TEMPERATURE_UNIT", element.get("Unit") or text_of(root, name + "Unit") or ""
-            )
+        if is_condition(name) and number(element.text) is not None:
+            unit = element.get("Unit") or text_of(root, name + "Unit") or ""
+            header.setdefault(name.upper(), element.text or "")
+            header.setdefault(f"{name.upper()}_UNIT", unit)
     return header
 
 
@@ -195,11 +194,11 @@ def _state(header: dict[str, str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, value in header.items():
         reading = number(value)
-        if reading is not None and re.search(r"TEMPERATURE|PRESSURE|HUMIDITY", key):
+        if reading is not None and is_condition(key):
             name, reading = condition(key, reading, header.get(f"{key}_UNIT", ""))
             found.setdefault(name, reading)
         match = re.fullmatch(r"MEAS_COND_AXIS_NAME(?:_INTERNAL)?-(\d+)", key)
-        if match and re.search("temperature|pressure|humidity", value, re.IGNORECASE):
+        if match and is_condition(value):
             position = number(header.get(f"MEAS_COND_AXIS_POSITION-{match[1]}"))
             if position is not None:
                 unit = header.get(f"MEAS_COND_AXIS_UNIT-{match[1]}", "")

@@ -1,223 +1,37 @@
-"""Plain text (.xy .xye .csv .txt .dat .asc .chi .mdi).
-
-Columns with or without names, or lists of counts whose heading says where the angles are.
-"""
+"""Columns of numbers: which is the angle, which the intensity, and what else is applied to them."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from datamodules.measured.errors import PatternError
-from datamodules.measured.ranges import combine
-from datamodules.measured.readers.text.counts import start_step_end, steps_of
-from datamodules.measured.readers.text.headings import (
-    check_axis,
-    check_probe,
-    conditions_of,
-    names_of_columns,
-    quantity,
-    seconds_of,
-    states_rate,
-    unit_of,
-)
-from datamodules.measured.readers.text.numbers import (
-    Line,
-    begins_with_number,
-    fields_of,
-    notation_of,
-    numbers,
-    separator_of,
-    split_lines,
-)
+from datamodules.measured.readers.text.headings import names_of_columns, quantity, unit_of
+from datamodules.measured.readers.text.numbers import Line, fields_of, notation_of, separator_of
+from datamodules.measured.readers.text.segments import COMMENT, Segment
 from datamodules.measured.scan import Scan, is_elapsed, make_scan, weigh_by_time
-from datamodules.measured.wavelength import Wavelength, heading_wavelength
 
-Q_IN_ANGSTROM = "the heading speaks of Q: if the first column is Q, say --axis q"
-Q_IN_NM = "the heading speaks of Q in nm⁻¹: if the first column is Q, say --axis q"
-_LOOSE = re.compile(r"[\d\s.,;|+\-−eEdDnNaA\"'’ʼ‘_]+")
-_Q_AXIS = re.compile(r"(?<![a-z])q\s*[\[(_ ]*(?:1/)?(å|a\b|ang|nm)", re.IGNORECASE)
-_NEW_RANGE = re.compile(
-    r"\b(range|scan|segment|group|block|data ?set)\b|^\W*#S\b|^\*", re.IGNORECASE
-)
-_COMMENT = "#;!%/*"
-"""A point behind one of these was taken out on purpose."""
+MOST_RANGES = 200
 _LARGEST_Q = 15.0
 """Å⁻¹; beyond the Q of a powder pattern's lines, where a unit must be said."""
-_MOST_RANGES = 200
-_MOST_SEGMENTS = 5000
 
 
-@dataclass
-class _Segment:
-    """Lines of numbers without other lines between them, and the lines around them."""
-
-    heading: list[str] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
-    footer: list[str] = field(default_factory=list)
-
-
-def read_text(text: str) -> Scan:
-    """Reads columns, or a list of counts with start and step, whichever it is.
+def scans_of_columns(segment: Segment, heading: list[str]) -> list[Scan]:
+    """The ranges that some columns hold, one after the other.
 
     Args:
-        text: The file's content. Lines that do not begin with a number are headings or comments.
+        segment: Lines of numbers.
+        heading: What stands above them, or above the first ones of the file.
 
     Raises:
-        PatternError: if there are no two columns of numbers, a line among them is not understood,
-            or the columns are no pattern of X-rays over an angle, Q or d.
+        PatternError: if a line is not understood, or the columns are no pattern over an angle, Q
+            or d, or several.
     """
-    segments = _segments(split_lines(text))
-    if not segments:
-        raise PatternError("text: no line of numbers; a pattern has two or three columns")
-    head = "\n".join(line[:1000] for line in segments[0].heading[:300])
-    check_probe(head, "text")
-    check_axis(head, "text")
-    scans: list[Scan] = []
-    for segment in segments:
-        scans += _scans(segment, segments[0].heading)
-    if len(scans) > _MOST_RANGES:
-        raise PatternError(f"text: {len(scans)} ranges in one file; give single scans")
-    wavelength, doubts = heading_wavelength(head)
-    for scan in scans:
-        scan.wavelength = scan.wavelength or wavelength
-    scan = combine(scans)
-    scan.warnings += doubts
-    if scan.axis == "two_theta" and (match := _Q_AXIS.search(head)):
-        scan.warnings.append(Q_IN_NM if match[1].lower() == "nm" else Q_IN_ANGSTROM)
-    return scan
-
-
-def _segments(lines: Sequence[str]) -> list[_Segment]:
-    """The file cut where its ranges begin; comments within a range are taken out."""
-    segments = [_Segment()]
-    for number, raw in enumerate(lines, 1):
-        text = raw.strip()
-        if not text:
-            continue
-        last = segments[-1]
-        if begins_with_number(text):
-            if _LOOSE.fullmatch(text):
-                last.lines.append(Line(number, text))
-            elif last.lines:
-                raise Line(number, text).error(
-                    "among the data, and not a line of numbers; mend it, or begin comments with #"
-                )
-            else:
-                last.heading.append(text)
-        elif last.lines:
-            segments.append(_Segment([text]))
-            if len(segments) > _MOST_SEGMENTS:
-                raise PatternError(f"text: over {_MOST_SEGMENTS} comments among the data")
-        else:
-            last.heading.append(text)
-    if len(segments) > 1 and not segments[-1].lines:
-        last = segments.pop()
-        segments[-1].footer = last.heading
-    return _merged([segment for segment in segments if segment.lines])
-
-
-def _merged(segments: list[_Segment]) -> list[_Segment]:
-    """Joins what only comments part."""
-    merged: list[_Segment] = segments[:1]
-    for segment in segments[1:]:
-        before = merged[-1]
-        head = "\n".join(segment.heading)
-        a, b = _angle(before.lines[-1]), _angle(segment.lines[0])
-        if (
-            (a is not None and b is not None and not a < b)
-            or any(_NEW_RANGE.search(line) for line in segment.heading)
-            or seconds_of(head, 0.0) is not None
-            or conditions_of(head)
-        ):
-            merged.append(segment)
-            continue
-        near = [_angle(line) for line in (*before.lines[-2:], *segment.lines[:2])]
-        known = [value for value in near if value is not None]
-        uncommented = [line for line in segment.heading if line[0] not in _COMMENT]
-        if uncommented and len(known) > 2 and a is not None and b is not None:
-            step = min(abs(after - earlier) for earlier, after in pairwise(known))
-            if 1.5 * step < b - a < (len(segment.heading) + 1.5) * step:
-                raise PatternError(
-                    f"text: line {segment.lines[0].number - 1}, {uncommented[-1][:60]!r}: "
-                    "stands in place of a point; mend it, or take the line out"
-                )
-        before.lines += segment.lines
-        before.footer = segment.footer
-    return merged
-
-
-def _angle(line: Line) -> float | None:
-    """The first number of a line, roughly."""
-    match = re.match(r"[\"']?([+-]?\d*[.,]?\d+(?:[eE][+-]?\d{1,3})?)", line.text)
-    return float(match[1].replace(",", ".")) if match else None
-
-
-def _scans(segment: _Segment, first_heading: list[str]) -> list[Scan]:
-    """What a segment holds: a list of counts, or columns of one or more ranges."""
-    heading = segment.heading
-    head = "\n".join(line[:1000] for line in heading[:300])
-    counted = _list_of_counts(segment)
-    scans = counted or _columns(segment, heading if heading else first_heading)
-    for scan in scans:
-        step = float(np.median(np.abs(np.diff(scan.x)))) if len(scan.x) > 1 else 0.0
-        scan.seconds = scan.seconds or seconds_of(head, step)
-        scan.rate = scan.rate or states_rate(head)
-        scan.conditions = scan.conditions or conditions_of(head)
-    return scans
-
-
-def _list_of_counts(segment: _Segment) -> list[Scan]:
-    """The scan of counts whose angles follow from a heading; none where that is not the form."""
-    heading, lines = segment.heading, segment.lines
-    steps = steps_of(heading[-300:])
-    for line, body in ((heading[-1] if heading else "", lines), (lines[0].text, lines[1:])):
-        values = _values(body) if steps is None or not steps.certain else None
-        if values is not None and (found := start_step_end(line, len(values))) is not None:
-            x, warning = found
-            scan = make_scan(x, values[: len(x)], "text, start–step–end")
-            scan.warnings += [warning] if warning else []
-            return [scan]
-    if steps is None:
-        return []
-    values = _values(lines)
-    if values is None:
-        if not steps.certain:
-            return []
-        bad = next(line for line in lines if numbers(line.text) is None)
-        raise bad.error("is no list of counts; mend it")
-    rows = len(lines)
-    first = [number for line in lines[:50] if (number := _angle(line)) is not None]
-    ascending = len(first) > 2 and bool(np.all(np.diff(first) > 0))
-    # A heading of start, step and count also stands above columns.
-    if rows == steps.count and len(values) > rows and (ascending or not steps.certain):
-        return []
-    if not steps.certain and len(values) != steps.count and rows < len(values) < 8 * rows:
-        return []
-    scan = make_scan(steps.angles(len(values)), values, f"text, counts of {steps.format}")
-    scan.seconds = steps.seconds
-    if steps.wavelength is not None:
-        scan.wavelength = Wavelength(((steps.wavelength, 1.0),), "the file's heading")
-    return [scan]
-
-
-def _values(lines: Sequence[Line]) -> list[float] | None:
-    """All numbers of some lines in their order; None if there are others than plain numbers."""
-    values: list[float] = []
-    for line in lines:
-        row = numbers(line.text)
-        if row is None:
-            return None
-        values += row
-    return values
-
-
-def _columns(segment: _Segment, heading: list[str]) -> list[Scan]:
     lines = segment.lines
     separator = separator_of(lines)
     rows = [fields_of(line, separator) for line in lines]
@@ -392,9 +206,10 @@ def _axis(
     return x * (unit or 1.0), "q", notes
 
 
-def _scaled(y: np.ndarray, chosen: _Chosen, column: object) -> tuple[np.ndarray, list[str]]:
+def _scaled(
+    y: np.ndarray, chosen: _Chosen, column: Callable[[int], np.ndarray]
+) -> tuple[np.ndarray, list[str]]:
     """Counts divided by their times and monitor."""
-    assert callable(column)
     notes = []
     if chosen.time is not None:
         times = column(chosen.time)
@@ -430,7 +245,7 @@ def _check_split_numbers(
 
 
 def _check_axis_values(
-    x: np.ndarray, heading: Sequence[str], segment: _Segment, named: bool
+    x: np.ndarray, heading: Sequence[str], segment: Segment, named: bool
 ) -> None:
     """Refuses a first column that is no axis, and lines around the data that hide a point."""
     if len(x) < 20:
@@ -445,7 +260,7 @@ def _check_axis_values(
     near = [(line, x[0] - step, "before line", segment.lines[0]) for line in heading[-1:]]
     near += [(line, x[-1] + step, "after line", segment.lines[-1]) for line in segment.footer[:1]]
     for line, expected, where, neighbour in near:
-        if line[0] in _COMMENT:
+        if line[0] in COMMENT:
             continue
         first = re.split(r"[\s,;|]", line.strip(), maxsplit=1)
         found = re.search(r"[+-]?\d+\.\d+" if len(first) > 1 else r"$^", first[0])
@@ -465,6 +280,6 @@ def _restarts(x: np.ndarray) -> list[slice]:
     size = float(np.median(np.abs(steps[steps != 0]))) if np.any(steps != 0) else 0.0
     cuts = np.flatnonzero(sign * steps < -5.0 * size) + 1
     edges = [0, *cuts.tolist(), len(x)]
-    if len(edges) - 1 > _MOST_RANGES or min(np.diff(edges)) < 10:
+    if len(edges) - 1 > MOST_RANGES or min(np.diff(edges)) < 10:
         return [slice(None)]
     return [slice(a, b) for a, b in pairwise(edges)]
