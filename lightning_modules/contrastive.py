@@ -91,7 +91,11 @@ class Contrastive(Task):
         loss = self.alignment.loss(composition_BW, xrd_BW, batch[keys.FORMULA_KEY])
         logged = {"temperature": self.alignment.temperature()}
         if self.view_weight:
-            views = self.contrast(xrd_BD, self.view_vector(batch), material_of(batch[keys.INDEX]))
+            views = self.contrast.loss(
+                self.contrast(xrd_BD),
+                self.contrast(self.view_vector(batch)),
+                material_of(batch[keys.INDEX]),
+            )
             logged |= {"alignment": loss, "views": views}
             loss = loss + self.view_weight * views
         self.log("train/loss", loss, prog_bar=True, batch_size=len(xrd_BW))

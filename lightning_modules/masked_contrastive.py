@@ -31,6 +31,7 @@ class MaskedContrastive(MaskedXRD):
         decoder_layers: Cross-attention blocks of the decoder.
         decoder_memory: What the decoder reads, see `MaskedXRD`.
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
+        repetitions: Whether the decoder is shown repetitions, see `MaskedXRD`.
         scale_range: Range of the random scale, see `MaskedXRD`.
         hide_composition: Fraction of the materials whose composition is hidden in training; they
             do not enter the alignment.
@@ -60,6 +61,7 @@ class MaskedContrastive(MaskedXRD):
         decoder_layers: int = 2,
         decoder_memory: DecoderMemory = "tokens",
         decoder_self_attention: bool = False,
+        repetitions: bool = False,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         alignment_weight: float = 0.01,
@@ -81,6 +83,7 @@ class MaskedContrastive(MaskedXRD):
             decoder_layers,
             decoder_memory,
             decoder_self_attention,
+            repetitions,
             scale_range,
             hide_composition,
             init_from,
@@ -107,7 +110,7 @@ class MaskedContrastive(MaskedXRD):
         """Mask, scale, encode once; reconstruct and align."""
         scaled, mask, has_composition = self.hide(batch)
         encoded = self.encode(scaled, mask.visible, has_composition)
-        reconstruction = self.loss(scaled, mask, self.decode(encoded, mask))
+        reconstruction = self.loss(scaled, mask, self.decode(scaled, encoded, mask))
         composition_BW, xrd_BW = self.alignment(encoded.composition_vector, encoded.xrd_vector)
         alignment = self.alignment.loss(
             composition_BW, xrd_BW, batch[keys.FORMULA_KEY], has_composition
@@ -119,8 +122,11 @@ class MaskedContrastive(MaskedXRD):
             "temperature": self.alignment.temperature(),
         }
         if self.view_weight:
-            material_B = material_of(batch[keys.INDEX])
-            logged["views"] = self.contrast(encoded.xrd_vector, self.view_vector(batch), material_B)
+            logged["views"] = self.contrast.loss(
+                self.contrast(encoded.xrd_vector),
+                self.contrast(self.view_vector(batch)),
+                material_of(batch[keys.INDEX]),
+            )
             loss = loss + self.view_weight * logged["views"]
         for name, value in (logged | {"loss": loss}).items():
             self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(mask.hidden))

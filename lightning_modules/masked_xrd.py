@@ -30,6 +30,7 @@ from lightning_modules.objectives.losses import (
     masked_squared_error,
 )
 from lightning_modules.objectives.masking import PatchMask, check_ratio, span_mask
+from lightning_modules.objectives.repetitions import Repetitions
 
 #: Tails of strong lines reach this far (degrees 2θ) out of a visible patch.
 TAIL = 0.5
@@ -39,6 +40,8 @@ JUDGED = ("masked", "far", "without_composition")
 
 
 ReconstructionLoss = Literal["squared_error", "cross_entropy"]
+#: What the decoder's gain on hints starts with: a logit, or a square root of intensity.
+_HINT_GAIN: dict[ReconstructionLoss, float] = {"squared_error": 0.0, "cross_entropy": 3.0}
 DecoderMemory = Literal["tokens", "fused"]
 
 
@@ -81,6 +84,9 @@ class MaskedXRD(Task):
             vector. `fused`: the fused vector alone, which then has to hold all that is to be said
             of the hidden patches.
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
+        repetitions: Whether the decoder is shown where the visible lines, repeated at their own
+            distances in Q², would fall (`objectives/repetitions.py`). Without it small models begin
+            with thousands of steps in which they put an average pattern everywhere.
         scale_range: In training, each pattern is multiplied by a number drawn log-uniformly from
             this range. Patterns arrive with their maximum at 1 and the maximum usually lies in a
             hidden patch: without the random scale, the visible ones tell what is hidden.
@@ -98,6 +104,7 @@ class MaskedXRD(Task):
         "decoder_layers",
         "decoder_memory",
         "decoder_self_attention",
+        "repetitions",
     }
 
     def __init__(
@@ -112,6 +119,7 @@ class MaskedXRD(Task):
         decoder_layers: int = 2,
         decoder_memory: DecoderMemory = "tokens",
         decoder_self_attention: bool = False,
+        repetitions: bool = False,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         init_from: str | None = None,
@@ -133,7 +141,9 @@ class MaskedXRD(Task):
             backbone.heads,
             decoder_layers,
             decoder_self_attention,
+            _HINT_GAIN[loss] if repetitions else None,
         )
+        self.repetitions = Repetitions(grid) if repetitions else None
         points, step = grid.n_points, grid.step
         self.errors = nn.ModuleDict({name: MaskedReconstructionError(points) for name in JUDGED})
         self.lines = nn.ModuleDict({name: StrongestLine(points, step) for name in JUDGED})
@@ -154,12 +164,24 @@ class MaskedXRD(Task):
         self, batch: Batch, mask: PatchMask, has_composition: Tensor | None = None
     ) -> Tensor:
         """Predict the hidden patches of a batch, (B, M, P)."""
-        return self.decode(self.encode(batch, mask.visible, has_composition), mask)
+        return self.decode(batch, self.encode(batch, mask.visible, has_composition), mask)
 
-    def decode(self, encoded: BackboneOutput, mask: PatchMask) -> Tensor:
-        """Predict the hidden patches from what the backbone made of the others, (B, M, P)."""
+    def decode(self, batch: Batch, encoded: BackboneOutput, mask: PatchMask) -> Tensor:
+        """Predict the hidden patches from what the backbone made of the others, (B, M, P).
+
+        Of the batch the visible patches alone are read.
+        """
+        hints_BMP = None
+        if self.repetitions is not None:
+            seen_BL = self._to_points(mask.visible.indices, mask.visible.valid)
+            found_BL = self.repetitions(batch[keys.XRD], seen_BL)
+            found_BNP = to_patches(found_BL, self.backbone.config.patch_points)
+            where_BMP = mask.hidden.unsqueeze(-1).expand(-1, -1, found_BNP.shape[2])
+            hints_BMP = found_BNP.gather(1, where_BMP)
         if self.decoder_memory == "fused":
-            fused: Tensor = self.decoder(mask.hidden, mask.masked, encoded.fused[:, None])
+            fused: Tensor = self.decoder(
+                mask.hidden, mask.masked, encoded.fused[:, None], hint_BMP=hints_BMP
+            )
             return fused
         # The fused vector is part of the memory, so that pretraining trains the pooling too.
         memory = torch.cat(
@@ -169,7 +191,7 @@ class MaskedXRD(Task):
         real_memory = torch.cat(
             (real[:, :1], real, real.new_ones(encoded.xrd_tokens.shape[:2])), dim=1
         )
-        prediction: Tensor = self.decoder(mask.hidden, mask.masked, memory, real_memory)
+        prediction: Tensor = self.decoder(mask.hidden, mask.masked, memory, real_memory, hints_BMP)
         return prediction
 
     def loss(self, batch: Batch, mask: PatchMask, prediction_BMP: Tensor) -> Tensor:
@@ -210,17 +232,17 @@ class MaskedXRD(Task):
             prediction_BMP.new_zeros(shape_BNP).scatter(1, where_BMP, prediction_BMP).flatten(1)
         )
         counted_BM = mask.masked & (batch[keys.WEIGHT] > 0)[:, None]
-        masked_BN = torch.zeros(shape_BNP[:2], dtype=torch.bool, device=given_B.device)
-        masked_BL = (
-            masked_BN.scatter(1, mask.hidden, counted_BM).unsqueeze(-1).expand(shape_BNP).flatten(1)
-        )
-        seen_BN = masked_BN.new_zeros(shape_BNP[:2]).scatter(
-            1, mask.visible.indices, mask.visible.valid
-        )
-        seen_BL = seen_BN.unsqueeze(-1).expand(shape_BNP).flatten(1)
+        masked_BL = self._to_points(mask.hidden, counted_BM)
+        seen_BL = self._to_points(mask.visible.indices, mask.visible.valid)
         reach = round(TAIL / self.grid.step)
         near_BL = F.max_pool1d(seen_BL.float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
         return Reconstruction(batch[keys.XRD], prediction_BL, masked_BL, masked_BL & ~near_BL, loss)
+
+    def _to_points(self, patches_BK: Tensor, chosen_BK: Tensor) -> Tensor:
+        """The points of chosen patches, (B, L) bool."""
+        chosen_BN = chosen_BK.new_zeros(len(chosen_BK), self.backbone.n_patches)
+        points = self.backbone.config.patch_points
+        return chosen_BN.scatter(1, patches_BK, chosen_BK).repeat_interleave(points, dim=1)
 
     def root_intensity(self, batch: Batch, mask: PatchMask, logit_BMP: Tensor) -> Tensor:
         """Square root of intensity from a predicted density, (B, M, P).

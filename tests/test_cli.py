@@ -267,7 +267,7 @@ def test_a_changed_model_value_cannot_be_resumed(
     for change, named in (
         ("--model.backbone.xrd_layers=1", "backbone.xrd_layers is 3 in the checkpoint, 1 here"),
         ("--model.optimizer.learning_rate=0.5", "optimizer.learning_rate is 0.001"),
-        ("--model.mask_ratio=0.3", "mask_ratio is 0.5 in the checkpoint, 0.3 here"),
+        ("--model.mask_ratio=0.5", "mask_ratio is 0.3 in the checkpoint, 0.5 here"),
     ):
         assert named in error_of(capsys, lambda c=change: fit(*STEPS, "--resume", c))
     assert not (tmp_path / "run/config.2.yaml").exists()

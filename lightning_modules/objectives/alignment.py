@@ -123,17 +123,18 @@ class ViewContrast(nn.Module):
         self.xrd = _projection(width, embedding_width)
         self.temperature = BoundedTemperature(temperature, temperature_bounds)
 
-    def forward(self, first_BD: Tensor, second_BD: Tensor, material_B: Tensor) -> Tensor:
+    def forward(self, xrd_BD: Tensor) -> Tensor:
+        """Unit vectors of patterns, (B, W), float32."""
+        return F.normalize(self.xrd(xrd_BD).float(), dim=1)
+
+    def loss(self, first_BW: Tensor, second_BW: Tensor, material_B: Tensor) -> Tensor:
         """Symmetric InfoNCE over all ranks; averaged over the ranks it is one process's loss.
 
         Args:
-            first_BD: The pattern's vectors, (B, D).
-            second_BD: Those of another pattern of the same materials, (B, D).
+            first_BW: Unit vectors of the patterns, (B, W).
+            second_BW: Those of another pattern of the same materials, (B, W).
             material_B: What tells materials apart, (B,) int64: copies of one are no negatives.
         """
-        first_BW, second_BW = (
-            F.normalize(self.xrd(vector_BD).float(), dim=1) for vector_BD in (first_BD, second_BD)
-        )
         return symmetric_info_nce(first_BW, second_BW, material_B, self.temperature())
 
 

@@ -11,6 +11,9 @@ from lightning_modules.backbone.linear import Linear
 from lightning_modules.backbone.transformer import CrossAttentionBlock, SelfAttentionBlock
 from lightning_modules.backbone.xrd import PatchPosition
 
+#: Hints are at most 1 and mostly near 0, as patterns are: brought to about 1 for the queries.
+_HINT_GAIN = 10.0
+
 
 class MaskedPatchDecoder(nn.Module):
     """One query a hidden patch attends to what the backbone made of the visible ones.
@@ -27,6 +30,8 @@ class MaskedPatchDecoder(nn.Module):
         heads: Attention heads.
         layers: Number of cross-attention blocks.
         self_attention: Whether a block of attention among the queries follows each of them.
+        hint_gain: None: there are no hints. A number: hints at the answer are added to it, times a
+            learned gain that starts there, and shown to the queries.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class MaskedPatchDecoder(nn.Module):
         heads: int,
         layers: int,
         self_attention: bool = False,
+        hint_gain: float | None = None,
     ) -> None:
         super().__init__()
         self.memory = Linear(memory_width, width)
@@ -47,6 +53,10 @@ class MaskedPatchDecoder(nn.Module):
         self.among = nn.ModuleList(
             SelfAttentionBlock(width, heads) for _ in range(layers if self_attention else 0)
         )
+        self.hint_gain: nn.Parameter | None = None
+        if hint_gain is not None:
+            self.hint = Linear(patch_points, width)
+            self.hint_gain = nn.Parameter(torch.tensor(hint_gain))
         self.norm = nn.LayerNorm(width)
         self.points = Linear(width, patch_points)
         # Most of a pattern is near zero: start there.
@@ -59,6 +69,7 @@ class MaskedPatchDecoder(nn.Module):
         masked_BM: Tensor,
         memory_BTD: Tensor,
         mask_BT: Tensor | None = None,
+        hint_BMP: Tensor | None = None,
     ) -> Tensor:
         """Predict the hidden patches.
 
@@ -68,12 +79,15 @@ class MaskedPatchDecoder(nn.Module):
                 and no query attends to theirs.
             memory_BTD: The backbone's tokens, (B, T, memory width).
             mask_BT: Which of them are real, (B, T) bool; None: all.
+            hint_BMP: Hints at the answer, (B, M, P), where the decoder takes any.
 
         Returns:
             Shape (B, M, P): square roots of intensity, or whatever the loss takes them for.
         """
         queries = self.position(hidden_BM)
         queries = queries + self.query.to(queries.dtype)
+        if self.hint_gain is not None and hint_BMP is not None:
+            queries = queries + self.hint(_HINT_GAIN * hint_BMP)
         memory = self.memory(memory_BTD)
         # A pattern of which nothing is asked must attend to something.
         asked_BM = masked_BM | ~masked_BM.any(dim=1, keepdim=True)
@@ -81,4 +95,7 @@ class MaskedPatchDecoder(nn.Module):
             queries = block(queries, memory, mask_BT)
             if self.among:
                 queries = self.among[i](queries, asked_BM)
-        return self.points(self.norm(queries))
+        answer: Tensor = self.points(self.norm(queries))
+        if self.hint_gain is not None and hint_BMP is not None:
+            answer = answer + self.hint_gain * hint_BMP
+        return answer

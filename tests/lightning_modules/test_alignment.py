@@ -82,14 +82,15 @@ def test_two_patterns_of_a_material_are_compared_with_those_of_its_polymorphs() 
     torch.manual_seed(0)
     contrast = ViewContrast(8, 8)
     first, second = unit_vectors(5, 8, 0), unit_vectors(5, 8, 1)
-    found = contrast(first, second, torch.arange(5))
-    a, b = (F.normalize(contrast.xrd(x), dim=1) for x in (first, second))
+    a, b = contrast(first), contrast(second)
+    found = contrast.loss(a, b, torch.arange(5))
+    torch.testing.assert_close(a.norm(dim=1), torch.ones(5))
     table = a @ b.T / contrast.temperature()
     rows = torch.arange(5)
     expected = 0.5 * (F.cross_entropy(table, rows) + F.cross_entropy(table.T, rows))
     torch.testing.assert_close(found, expected)
     # Copies of one material are no negatives of each other.
-    copies = contrast(first, second, torch.tensor([0, 1, 2, 1, 4]))
+    copies = contrast.loss(a, b, torch.tensor([0, 1, 2, 1, 4]))
     assert copies < found
 
 

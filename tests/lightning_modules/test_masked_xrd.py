@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
 from datamodules import batch as keys
+from datamodules.grid import Grid
 from lightning_modules.backbone import BackboneConfig, to_patches
 from lightning_modules.masked_xrd import MaskedXRD
+from lightning_modules.objectives.repetitions import Repetitions
 from tests.lightning_modules.batches import GRID, make_batch
 
 BACKBONE = BackboneConfig(
@@ -22,6 +25,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "cross-entropy": {"loss": "cross_entropy"},
     "fused vector": {"loss": "cross_entropy", "decoder_memory": "fused"},
     "among themselves": {"loss": "cross_entropy", "decoder_self_attention": True},
+    "repetitions": {"loss": "cross_entropy", "repetitions": True},
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
@@ -102,9 +106,9 @@ def test_the_decoder_of_the_fused_vector_reads_nothing_else() -> None:
         other = encoded._replace(
             composition_tokens=encoded.composition_tokens + 1.0, xrd_tokens=encoded.xrd_tokens - 1.0
         )
-        assert torch.equal(task.decode(other, mask), task.decode(encoded, mask))
+        assert torch.equal(task.decode(batch, other, mask), task.decode(batch, encoded, mask))
         fused = encoded._replace(fused=encoded.fused.flip(0))
-        assert not torch.equal(task.decode(fused, mask), task.decode(encoded, mask))
+        assert not torch.equal(task.decode(batch, fused, mask), task.decode(batch, encoded, mask))
 
 
 def test_hidden_patches_know_of_those_that_are_asked_for_alone() -> None:
@@ -114,13 +118,13 @@ def test_hidden_patches_know_of_those_that_are_asked_for_alone() -> None:
     encoded = task.encode(batch, mask.visible)
     unasked = mask._replace(hidden=torch.where(mask.masked, mask.hidden, 39))
     with torch.no_grad():
-        before = task.decode(encoded, mask)
-        assert torch.equal(task.decode(encoded, unasked)[mask.masked], before[mask.masked])
+        before = task.decode(batch, encoded, mask)
+        assert torch.equal(task.decode(batch, encoded, unasked)[mask.masked], before[mask.masked])
         first = torch.zeros_like(mask.masked)
         first[:, 0] = True
         moved = mask._replace(hidden=torch.where(first, 39, mask.hidden))
         others = mask.masked & ~first
-        assert not torch.equal(task.decode(encoded, moved)[others], before[others])
+        assert not torch.equal(task.decode(batch, encoded, moved)[others], before[others])
 
 
 def test_a_density_is_drawn_with_as_much_intensity_a_point_as_is_visible() -> None:
@@ -190,3 +194,25 @@ def test_random_scale_is_drawn_for_each_material_and_epoch(monkeypatch: pytest.M
 def test_impossible_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_task(**arguments)
+
+
+def test_lines_repeat_at_their_distances_in_squared_q() -> None:
+    grid = Grid()
+    # A primitive cubic cell of 4 Å: Q² in units of (2π/a)². 3 is hidden, and 4 too.
+    q = 2 * np.pi / 4.0 * np.sqrt([1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14])
+    places = 2 * np.degrees(np.arcsin(q * grid.wavelength / 4 / np.pi))
+    two_theta = torch.from_numpy(grid.two_theta())
+    lines = torch.exp(-0.5 * ((two_theta - torch.from_numpy(places)[:, None]) / 0.2) ** 2)
+    pattern = lines.sum(dim=0, keepdim=True).float()
+    hidden = (two_theta > places[2] - 2.0) & (two_theta < places[3] + 1.5)
+    seen = ~hidden[None]
+    found = Repetitions(grid)(pattern.masked_fill(~seen, torch.nan), seen)
+    assert found.max() == 1.0
+    for line in (2, 3):
+        near = hidden & ((two_theta - places[line]).abs() < 1.5)
+        at = two_theta[found[0].masked_fill(~near, -9.0).argmax()]
+        assert abs(float(at) - places[line]) < 0.1
+        assert found[0, near].max() > 3 * found[0, hidden].median()
+    # Scale says nothing; where nothing is seen, nothing is said.
+    torch.testing.assert_close(Repetitions(grid)(7 * pattern, seen), found, atol=1e-3, rtol=0)
+    assert not Repetitions(grid)(pattern, torch.zeros_like(seen)).any()

@@ -20,7 +20,7 @@ from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.training.callbacks.compilation import Compile, parts
 from tests.datamodules.patterns import EVERYTHING
 from tests.lightning_modules.batches import GRID
-from tests.lightning_modules.tasks import CONFIG, TASKS, make_task, task_batch
+from tests.lightning_modules.tasks import CONFIG, EVERY_OPTION, TASKS, make_task, task_batch
 
 #: What inductor does but for the code that it writes, which takes a minute.
 BACKEND = "aot_eager_decomp_partition"
@@ -41,7 +41,7 @@ def loss_and_gradients(task: Task, batch: Batch) -> tuple[Tensor, dict[str, Tens
     }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [*TASKS, EVERY_OPTION])
 def test_a_compiled_task_has_the_same_loss_and_gradients_and_names(name: str) -> None:
     eager, compiled = make_task(name), make_task(name)
     Compile(BACKEND).compile(compiled)
