@@ -312,7 +312,7 @@ class Strike(Callback):
 
 @pytest.mark.parametrize("validates", [False, True])
 def test_a_requeued_job_continues_as_if_it_had_never_been_stopped(
-    validates: bool, store: str, tmp_path: Path
+    validates: bool, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counts, averages and validations of the step at which it stops are in its checkpoint."""
 
@@ -341,7 +341,19 @@ def test_a_requeued_job_continues_as_if_it_had_never_been_stopped(
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     _, whole = fit(tmp_path / "whole", None)
-    stopped, state = fit(tmp_path / "cut", 2)
+    known: list[int] = []  # validations made when a checkpoint is written
+    save = L.Trainer.save_checkpoint
+
+    def spy(trainer: L.Trainer, path: Any, **more: Any) -> None:
+        lines = tmp_path / "cut/metrics.jsonl"
+        known.append(len(lines.read_text().splitlines()) if lines.exists() else 0)
+        save(trainer, path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(L.Trainer, "save_checkpoint", spy)
+        stopped, state = fit(tmp_path / "cut", 2)
+    # A kill in the validation would leave a checkpoint that never validates.
+    assert min(known) == int(validates)
     assert stopped.global_step == state["global_step"] == 3
     writer = next(v for k, v in state["callbacks"].items() if "MetricsWriter" in k)
     assert writer["samples_seen"] == 24
