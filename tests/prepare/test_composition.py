@@ -135,6 +135,9 @@ def test_a_hydrate_is_no_decimal() -> None:
 
 
 def test_a_text_that_is_no_formula_is_noted() -> None:
+    for amount in (None, "x", 10**400, float("nan")):
+        [note] = check_composition(ORDERED, [stated_amounts("composition", {"Na": amount})])
+        assert note.phrase == "stated formula not understood"
     for text in ("quartz", "?", "Na Cl x H2O etc.", "Xx2", "9" * 400, "Na" + "9" * 400):
         [note] = check_composition(ORDERED, [Stated("column formula", text)])
         assert note.phrase == "stated formula not understood"

@@ -132,8 +132,8 @@ BLANKS = b" " * (1 << 20)
     ("pieces", "words"),
     [
         ([BLANKS] * 40, "blanks"),
-        ([b"[", BLANKS, BLANKS, b"]"], "between two entries"),
-        ([b"[", b"1," * (1 << 20), b"]"], "between two entries"),
+        ([b"[", BLANKS, BLANKS, b"]"], "what is between two entries is longer"),
+        ([b"[", b"1," * (1 << 20), b"]"], "what is between two entries is longer"),
         ([b"[{}]", BLANKS, BLANKS], "ends with more than"),
         ([b"[" * (1 << 21)], "an entry is longer|ends within|between"),
         ([b'{"entries": ', BLANKS * 66, b"[{}]}"], "longer"),
@@ -190,7 +190,7 @@ def test_endless_rows_lines_and_fields_of_a_table(
     store = tmp_path / "s"
     assert run("csv", path, "--output", store)[0] == 0
     assert rejected(store) == [("b", "CIF too large")]
-    for number, bad in enumerate(("x" * 100_000, '"' + "y\n" * 50_000 + '"', "\n" * 100_000)):
+    for number, bad in enumerate(("x" * 100_000, '"' + "y\n" * 50_000 + '"', "\n" * 1_100_000)):
         path = tmp_path / f"bad{number}.csv"
         path.write_text(f"material_id,cif\na,{bad}")
         status, said = run("csv", path, "--output", tmp_path / f"s{number}")

@@ -56,7 +56,10 @@ def stated_amounts(where: str, amounts: Mapping[Any, Any]) -> Stated:
     terms = []
     for symbol, amount in amounts.items():
         element = re.match(r"[A-Z][a-z]?", str(symbol))
-        number = f"{float(amount):.6f}".rstrip("0").rstrip(".")
+        try:
+            number = f"{float(amount):.6f}".rstrip("0").rstrip(".")
+        except (TypeError, ValueError, OverflowError):
+            number = "?"  # the text is then no formula, which is noted
         terms.append(f"{element.group() if element else symbol}{number}")
     return Stated(where, " ".join(terms), 1.0)
 

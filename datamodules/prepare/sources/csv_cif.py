@@ -29,6 +29,8 @@ ID_COLUMNS = ("material_id", "mat_id", "entry_id", "id", "name")
 CIF_COLUMNS = ("cif", "structure")
 MAX_ROW = 1 << 24
 """Characters of a row."""
+MAX_EMPTY = 1_000_000
+"""Lines without anything, one after the other."""
 MAX_TEXT = 1 << 20
 """Characters of a CIF in a table: 5 000 atoms take half of it, and 1 024 rows are in the memory."""
 FORMULA_COLUMNS = ("formula", "pretty_formula", "full_formula", "reduced_formula")
@@ -176,8 +178,8 @@ def read_rows(stream: Any, path: Path, errors: str = "replace") -> Iterator[tupl
         for row in rows:
             lines.row = 0
             empty = 0 if row else empty + 1
-            if empty > MAX_ROW:
-                raise csv.Error("a million empty lines")
+            if empty > MAX_EMPTY:
+                raise csv.Error(f"{MAX_EMPTY} empty lines")
             if row:
                 yield rows.line_num, row
     except csv.Error as error:

@@ -115,13 +115,11 @@ class _Scanner:
             self._next_event(0)
         start = self._position
         while True:
-            event = self._next_event(depth, start)
+            event = self._next_event(depth, start, MAX_BETWEEN, "what is between two entries")
             if event is None:
                 raise BrokenJson("the text ends within the list of entries")
             start, end = event
             closed = self._state[0] < depth
-            if end - start > MAX_BETWEEN:
-                raise BrokenJson(f"more than {MAX_BETWEEN >> 20} MB between two entries")
             for between in self._data[start : end - 1].split(b","):
                 if between.strip():
                     yield between.strip()
@@ -153,7 +151,9 @@ class _Scanner:
         if rest:
             raise BrokenJson(f"{rest[:20]!r} after the last bracket")
 
-    def _next_event(self, depth: int, keep: int | None = None) -> tuple[int, int] | None:
+    def _next_event(
+        self, depth: int, keep: int | None = None, most: int | None = None, what: str = "an entry"
+    ) -> tuple[int, int] | None:
         """Goes to behind the next bracket that opens from, or closes to, a depth (or less).
 
         Returns:
@@ -163,10 +163,11 @@ class _Scanner:
         while True:
             view = np.frombuffer(self._data, np.uint8)
             self._position, found = _scan(view, self._position, depth, self._state)
+            most = MAX_ENTRY if most is None else most
+            if self._position - start > most:
+                raise BrokenJson(f"{what} is longer than {most >> 20} MB")
             if found:
                 return start, self._position
-            if len(self._data) - start > MAX_ENTRY:
-                raise BrokenJson(f"an entry is longer than {MAX_ENTRY >> 20} MB")
             self._data = self._data[start:]
             self._position -= start
             start = 0
