@@ -35,7 +35,7 @@ _SYMBOLS = ATOMIC_NUMBERS | {"D": ATOMIC_NUMBERS["H"], "T": ATOMIC_NUMBERS["H"]}
 _DOTS = "·•∙⋅‧・･●◦∘⸱⸳᛫˙⦁*∗⁎×✕"
 _SLASHES = str.maketrans("⁄∕−–", "//--")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-_CHARGE = re.compile(rf"[{_SUPERSCRIPTS}]*[⁺⁻]|\^\{{?\d*[+−-]\}}?")
+_CHARGE = re.compile(rf"[{_SUPERSCRIPTS}]*[⁺⁻][{_SUPERSCRIPTS}]*|\^\{{?\d*[+−-]\}}?")
 _WATER = r"(?:[HDT]2O|\([HDT]2O\)|OH2|\(OH2\))"
 #: `CuSO4 x 5H2O`: the letter as a cross.
 _CROSS = re.compile(rf"\s*[xX]\s*(?={_AMOUNT}\s*{_WATER})")
@@ -180,8 +180,9 @@ def _separate_points(part: str, text: str) -> list[str]:
 def _separate_decimal(piece: str, text: str) -> list[str]:
     """The same for a part whose points stand before digits."""
     items = re.split(rf"{_AFTER_ATOM}\.", piece)
-    if re.search(r"\d\.\d+\.\d", piece):
-        raise ValueError(f"formula {text!r}: ambiguous points in {piece!r}; {_mend(items)}")
+    if match := re.search(r"\.\d+\.\d", piece):
+        split = [piece[: match.start()], piece[match.start() + 1 :]]
+        raise ValueError(f"formula {text!r}: ambiguous points in {piece!r}; {_mend(split)}")
     match = _HYDRATE.fullmatch(piece)
     if match and re.search("[A-Z]", match["before"]) and match["amount"] not in ("0", "00"):
         factor = match["factor"]

@@ -24,6 +24,8 @@ from datamodules.measured.wavelength import Wavelength, takes_kalpha2_away, tube
 
 _WHAT = "brml"
 _RAW_DATA = re.compile(r"(^|/)RawData\d+\.xml$", re.IGNORECASE)
+#: Views of the sample's state, and of where a point lies in reciprocal space.
+_OTHER_VIEW = re.compile("ambient|temperature|pressure|humidity|recip|hkl|^q", re.IGNORECASE)
 _NAMES = ("WaveLengthAlpha1", "WaveLengthAlpha2", "WaveLengthRatio", "WaveLengthBeta")
 
 
@@ -46,7 +48,7 @@ def read_brml(data: bytes) -> Scan:
             for route in final or routes:
                 if scan := _scan(route):
                     scan.wavelength = wavelength
-                    scan.conditions = state | scan.conditions
+                    scan.conditions = state | _state(route) | scan.conditions
                     scans.append(scan)
     if not scans:
         raise PatternError(
@@ -135,7 +137,7 @@ def _layout(route: Element, axes: list[str], n_columns: int) -> _Columns:
         column = number(view.get("Start"))
         if column is None or not 0 <= column < n_columns:
             continue
-        start = int(column)
+        start, length = int(column), number(view.get("Length")) or len(axes)
         kind = next((v for k, v in view.items() if k.endswith("}type")), "")
         name = view.get("LogicName", "")
         fields = list(find_all(view, "FieldDefinitions"))
@@ -148,8 +150,8 @@ def _layout(route: Element, axes: list[str], n_columns: int) -> _Columns:
         elif kind == "VaryingRawDataView":
             if "TwoTheta" in ids:
                 angle = start + ids.index("TwoTheta")
-            elif angle is None and not ids and not is_condition(name):
-                # Undeclared: the first holds the axes.
+            elif angle is None and not ids and not _OTHER_VIEW.search(name) and length >= len(axes):
+                # Undeclared: the first that can hold the axes.
                 angle = start + axes.index("TwoTheta")
             for offset, item in enumerate(fields):
                 _add_state(columns, start + offset, ids[offset], _unit(item), n_columns)
