@@ -116,6 +116,15 @@ def test_a_run_tells_its_score_and_without_a_terminal_a_line_a_validation(
     ):
         name = f"val/{mode}/{target}/mae"
         assert f"{name} {metrics[name]:.4g} {unit}" in "\n".join(end)
+    for command, stage in (("validate", "val"), ("test", "test")):
+        run = tmp_path / "run"
+        words = [f"--config={run / 'config.yaml'}", f"--checkpoint={run / 'checkpoints/last.ckpt'}"]
+        assert main([command, *words]) == 0
+        output = capsys.readouterr()
+        assert "\r" not in output.out
+        metrics = json.loads((run / f"metrics.{command}.json").read_text())
+        name = f"{stage}/both/density/mae"
+        assert f"{name} {metrics[name]:.4g} g/cm³" in output.out.splitlines()
     # Who switches bars off hears nothing.
     quiet = (f"--run={tmp_path / 'quiet'}", "--trainer.enable_progress_bar=false")
     assert fit(*STEPS, *targets, *quiet, recipe="regression.yaml") == 0

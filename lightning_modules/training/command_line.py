@@ -37,7 +37,7 @@ from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
 from lightning_modules.training import recipe_checks as checks
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
-from lightning_modules.training.callbacks.console import ValidationLines, score
+from lightning_modules.training.callbacks.console import ValidationLines, figures, score
 from lightning_modules.training.callbacks.every_run import (
     METRICS_FINAL,
     PICTURES,
@@ -338,6 +338,9 @@ class XxactCLI(LightningCLI):
         path = runs.folder_of(self.checkpoint) / f"metrics.{self.subcommand}.json"
         metrics = finite_metrics(self.trainer.callback_metrics)
         write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
+        stage = "test" if self.subcommand == "test" else "val"
+        for name, value in figures(self.trainer, self.model, stage).items():
+            print(f"{name} {value}")
         print(f"metrics: {path}")
 
 

@@ -22,13 +22,14 @@ def _value(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".rstrip()
 
 
-def figures(trainer: L.Trainer, task: Tells) -> dict[str, str]:
-    """The task's main validation figures that there are, as text with their units."""
+def figures(trainer: L.Trainer, task: Tells, stage: str = "val") -> dict[str, str]:
+    """The task's main figures of a stage (`val`, `test`) that there are, as text with units."""
     metrics = trainer.callback_metrics
+    named = {
+        name.replace("val/", f"{stage}/", 1): unit for name, unit in task.main_figures().items()
+    }
     return {
-        name: _value(float(metrics[name]), unit)
-        for name, unit in task.main_figures().items()
-        if name in metrics
+        name: _value(float(metrics[name]), unit) for name, unit in named.items() if name in metrics
     }
 
 
