@@ -28,8 +28,10 @@ _OVERLAP = 0.2
 """Share of the shorter of two ranges that may lie within the other."""
 _LEVEL = 1.2
 """Ratio of the levels of two ranges where both measured."""
-_JUMP = 1.5
-"""Ratio of the levels where two ranges meet that counting statistics do not explain."""
+_JUMP, _LARGE_JUMP = 1.5, 2.0
+"""Ratios of the backgrounds where two ranges meet that are warned about, and refused."""
+_SEAM = 1.0
+"""Degrees on either side in which the background is compared."""
 
 
 def combine(scans: Sequence[Scan]) -> Scan:
@@ -75,7 +77,7 @@ def combine(scans: Sequence[Scan]) -> Scan:
     )
     joined.rate = first.rate
     joined.notes = [*first.notes, *notes, f"{len(scans)} ranges joined"]
-    joined.warnings = [*first.warnings, *warnings, *_jumps(ordered)]
+    joined.warnings = [*first.warnings, *warnings, *_jumps(ordered, not warnings)]
     return joined
 
 
@@ -204,18 +206,37 @@ def _noise(intensity: np.ndarray) -> float:
     return 1.4826 * float(np.median(np.abs(np.diff(intensity, 2)))) / np.sqrt(6.0)
 
 
-def _jumps(ordered: Sequence[Scan]) -> list[str]:
-    """Where the level jumps between two ranges, in words."""
+def _jumps(ordered: Sequence[Scan], timed: bool) -> list[str]:
+    """Where the background jumps between two ranges, in words.
+
+    Args:
+        ordered: Ranges by angle.
+        timed: Whether the counting times are known, and applied.
+
+    Raises:
+        PatternError: if it jumps by more than can be left to a warning, and no times are known.
+    """
     found = []
     for before, after in pairwise(ordered):
-        if after.x[0] - before.x[-1] > 1.0:
+        if after.x[0] - before.x[-1] > _SEAM:
             continue
-        left, right = (float(np.median(y)) for y in (before.intensity[-15:], after.intensity[:15]))
-        spread = 5.0 * np.sqrt(max(abs(left), 1.0)) + 5.0 * np.sqrt(max(abs(right), 1.0))
+        near = (
+            before.intensity[before.x > before.x[-1] - _SEAM],
+            after.intensity[after.x < after.x[0] + _SEAM],
+        )
+        # Lines stand on the upper half.
+        left, right = (float(np.percentile(part, 25)) for part in near)
+        spread = 2.0 * (np.sqrt(max(abs(left), 1.0)) + np.sqrt(max(abs(right), 1.0)))
         ratio = max(left, right) / min(left, right) if min(left, right) > 0 else 1.0
-        if ratio > _JUMP and abs(left - right) > spread:
-            found.append(
-                f"the intensity jumps by a factor {ratio:.1f} where two ranges meet at "
-                f"{after.x[0]:g}°: unequal counting times?"
+        if ratio < _JUMP or abs(left - right) < spread:
+            continue
+        text = (
+            f"the background jumps by a factor {ratio:.1f} where two ranges meet at "
+            f"{after.x[0]:g}°: unequal counting times?"
+        )
+        if ratio > _LARGE_JUMP and not timed:
+            raise PatternError(
+                f"{before.format}: {text} The file does not say; export counts per second"
             )
+        found.append(text)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.measured.errors import PatternError
 from datamodules.measured.ranges import combine
 from datamodules.measured.readers.xml import find, find_all, local, number, parse, text_of
-from datamodules.measured.scan import Scan, condition, make_scan, weigh_by_time
+from datamodules.measured.scan import Scan, condition, is_condition, make_scan, weigh_by_time
 from datamodules.measured.wavelength import (
     Wavelength,
     takes_kalpha2_away,
@@ -87,6 +87,10 @@ def _conditions(element: Element) -> dict[str, float]:
     """Temperature and the like: the mean over the scan, by name."""
     found: dict[str, float] = {}
     for points in element.iter():
+        reading = number(points.text) if is_condition(local(points)) else None
+        if reading is not None and np.isfinite(reading):
+            name, value = condition(local(points), reading, points.get("unit", ""))
+            found.setdefault(name, value)
         if not local(points).lower().startswith("nonambient"):
             continue
         for values in points.iter():

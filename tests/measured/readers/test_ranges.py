@@ -155,6 +155,15 @@ STATES: dict[str, tuple[Writer, list[str]]] = {
 }
 
 
+def test_an_element_named_temperature_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.xrdml"
+    path.write_bytes(
+        xrdml([(X, Y, f'<temperature unit="K">{t}</temperature>') for t in (300, 900)])
+    )
+    with pytest.raises(PatternError, match=r"temperature \(300, 900 K\)"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("suffix", STATES)
 def test_scans_at_different_temperatures_are_never_put_together(
     suffix: str, tmp_path: Path
@@ -224,8 +233,13 @@ def test_counts_and_rates_are_joined_by_the_times_or_refused() -> None:
 
 
 def test_a_jump_between_ranges_of_unknown_times_is_told() -> None:
-    joined = combine([scan(X[LOW], Y[LOW]), scan(X[HIGH], 6 * Y[HIGH])])
-    assert any("jumps by a factor" in warning for warning in joined.warnings)
+    with pytest.raises(PatternError, match=r"jumps by a factor 6.*export counts per second"):
+        combine([scan(X[LOW], Y[LOW]), scan(X[HIGH], 6 * Y[HIGH])])
+    joined = combine([scan(X[LOW], Y[LOW]), scan(X[HIGH], 1.8 * Y[HIGH])])
+    assert any("jumps by a factor 1.8" in warning for warning in joined.warnings)
+    # Where the times are known, what remains is the sample's or an attenuator's.
+    timed = [scan(X[LOW], Y[LOW], seconds=1.0), scan(X[HIGH], 6 * Y[HIGH], seconds=1.0)]
+    assert any("jumps by a factor 6" in warning for warning in combine(timed).warnings)
     even = combine([scan(X[LOW], Y[LOW]), scan(X[HIGH], Y[HIGH])])
     assert not any("jumps" in warning for warning in even.warnings)
     assert any("counting time" in warning for warning in even.warnings)
