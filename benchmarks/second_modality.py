@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from datamodules.store.floor import composition_floor
 from datamodules.store.store import Store
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.recipes import Recipe
-from lightning_modules.experiments.report.tables import Report, colours, logarithmic, span
+from lightning_modules.experiments.report.tables import Report, colours, span
 from lightning_modules.experiments.study.pretraining import seeded
 from lightning_modules.experiments.study.run import Run, Training, read_json, write_json
 from lightning_modules.experiments.study.runner import Runner
@@ -235,8 +236,11 @@ def picture(points: list[dict[str, Any]]) -> Figure:
         (pairs, 0.5, "pairs of a formula ranked rightly by both"),
     ):
         axes.axhline(nothing, color="0.5", lw=0.8, ls="--")
-        logarithmic(axes.xaxis)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g} %"))
         axes.set(xlabel="share of the labels' variance within formulas", ylabel=label)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.2, which="both")
     for name in sets:
         gains.plot([], [], "s", color=colour[name], label=name)
