@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from pymatgen.core import Element, Lattice, Structure
 from datamodules.prepare.crystals.crystal import Crystal
 from datamodules.prepare.crystals.substitution import to_structure
 from datamodules.prepare.hypothetical.potential import Derivatives
+from datamodules.prepare.hypothetical.source import HypotheticalSource
+from datamodules.prepare.sources.csv_cif import CsvSource
+from datamodules.prepare.sources.source import Target
+from tests.prepare.crystals import cif_text, crystal_of, write_csv
 
 REACH = 6.0
 RADIUS = {3: 1.3, 8: 0.9, 11: 1.6, 12: 1.4, 16: 1.2, 17: 1.3, 19: 2.0, 20: 1.7, 34: 1.3, 35: 1.4}
@@ -84,3 +89,26 @@ def compounds() -> tuple[tuple[str, Structure], ...]:
         lattice = Lattice.cubic(2.8 * RADIUS[Element(metal).Z])
         made.append((metal, Structure(lattice, [metal] * 4, FACES)))
     return tuple(made)
+
+
+def write_parents(path: Path) -> Path:
+    """The compounds with labels: their energies over references of −0.1 times the atomic number."""
+    rows: list[list[Any]] = [["bad", 0, "nonsense"]]
+    for name, structure in compounds():
+        crystal = crystal_of(structure)
+        energy = Pairs().energies([crystal])[0]
+        rows.append([name, energy + 0.1 * float(crystal.numbers.mean()), cif_text(structure)])
+    return write_csv(path, rows, ["material_id", "e_form", "cif"])
+
+
+def source_of(table: Path) -> HypotheticalSource:
+    """A small set made of parents that `write_parents` wrote."""
+    parents = CsvSource((table,), labels=(Target("e_form", "formation_energy", "eV/atom"),))
+    return HypotheticalSource(
+        parents=parents,
+        prototypes=parents,
+        potential=Pairs(),
+        label="formation_energy",
+        candidates=60,
+        window=0.8,
+    )

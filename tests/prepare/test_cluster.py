@@ -12,6 +12,7 @@ from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import SourceError
 from tests.prepare.crystals import csv_rows, write_csv
+from tests.prepare.pairs import source_of, write_parents
 from tests.prepare.pipelines import GAP, SIZE, Deadly, contents
 
 distributed = pytest.importorskip("distributed")
@@ -28,6 +29,11 @@ def test_a_cluster_makes_the_same_store_also_if_a_worker_dies(tmp_path: Path) ->
         n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as cluster:
         deadly = Deadly(paths, labels=(GAP,), flags=tmp_path)
+        parents = source_of(write_parents(tmp_path / "parents.csv"))
+        prepare(parents, tmp_path / "hypothetical", ThisProcess(), quiet=True, slice_size=SIZE)
+        where = DaskCluster(cluster.scheduler_address)
+        prepare(parents, tmp_path / "hypothetical there", where, quiet=True, slice_size=SIZE)
+        assert contents(tmp_path / "hypothetical there") == contents(tmp_path / "hypothetical")
         for name, made in (("there", source), ("dying", deadly)):
             where = DaskCluster(cluster.scheduler_address)
             assert where.count >= 1

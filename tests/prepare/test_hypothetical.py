@@ -23,38 +23,16 @@ from datamodules.prepare.hypothetical.potential import Chgnet
 from datamodules.prepare.hypothetical.scan import scaled
 from datamodules.prepare.hypothetical.source import HypotheticalSource
 from datamodules.prepare.pipeline import WORK
-from datamodules.prepare.sources.csv_cif import CsvSource
-from datamodules.prepare.sources.source import SourceError, Target
+from datamodules.prepare.sources.source import SourceError
 from datamodules.store.store import Store
-from tests.prepare.crystals import cif_text, crystal_of, write_csv
-from tests.prepare.pairs import Pairs, compounds
+from tests.prepare.crystals import crystal_of
+from tests.prepare.pairs import Pairs, compounds, source_of, write_parents
 from tests.prepare.pipelines import contents, make
-
-LABEL = Target("e_form", "formation_energy", "eV/atom")
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parents with labels: the pairs' energies over references of −0.1 times the atomic number."""
-    rows: list[list[Any]] = [["bad", 0, "nonsense"]]
-    for name, structure in compounds():
-        crystal = crystal_of(structure)
-        energy = Pairs().energies([crystal])[0]
-        rows.append([name, energy + 0.1 * float(crystal.numbers.mean()), cif_text(structure)])
-    path = tmp_path_factory.mktemp("parents") / "parents.csv"
-    return write_csv(path, rows, ["material_id", "e_form", "cif"])
-
-
-def source_of(table: Path) -> HypotheticalSource:
-    parents = CsvSource((table,), labels=(LABEL,))
-    return HypotheticalSource(
-        parents=parents,
-        prototypes=parents,
-        potential=Pairs(),
-        label="formation_energy",
-        candidates=60,
-        window=0.8,
-    )
+    return write_parents(tmp_path_factory.mktemp("parents") / "parents.csv")
 
 
 @pytest.fixture(scope="module")

@@ -145,8 +145,9 @@ class HypotheticalSource(Source):
         Raises:
             SourceError: if the parents cannot be used.
         """
+        version = self.potential.check()  # first: the rest takes seconds
         known = [*self.parents.parts(), *self.prototypes.parts()]
-        texts = [[part.name, part.checksum] for part in known] + [[self.potential.check()]]
+        texts = [*([part.name, part.checksum] for part in known), [version]]
         digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
         return [Part("candidates", f"sha256:{digest}", entries=self.candidates)]
 
