@@ -87,6 +87,7 @@ def _block(text: str) -> tuple[gemmi.cif.Block, list[Note]]:
     """The block of the structure."""
     if len(text) > MAX_CIF:
         raise EntryError("CIF too large", f"{len(text)} characters > {MAX_CIF}")
+    text = text.removeprefix("\ufeff")
     if "_atom_site." in text:
         text = _DOTTED.sub(r"\1_", text)
     notes: list[Note] = []
