@@ -56,18 +56,19 @@ def make_scan(
     Raises:
         PatternError: if it has no points, too many, unequal columns, or an infinite intensity.
     """
-    # Seven digits: angles closer than that are one.
-    a, b = np.round(np.asarray(x, np.float64), 7), np.asarray(intensity, np.float64)
+    a, b = np.asarray(x, np.float64), np.asarray(intensity, np.float64)
     if len(a) != len(b):
         raise PatternError(f"{format}: {len(a)} angles and {len(b)} intensities; the file is cut")
     if len(a) > MAX_POINTS:
         raise PatternError(f"{format}: {len(a)} points; no powder scan has over {MAX_POINTS}")
     scan = Scan(a, b, format=format)
-    if np.any(np.abs(b) >= _LARGEST) or np.any(np.isinf(a)):
+    if np.any(np.abs(b) >= _LARGEST) or np.any(np.abs(a) >= _LARGEST):
         raise PatternError(
             f"{format}: an intensity or angle that is infinite or over {_LARGEST:g}; the detector "
             "overflowed or the file is damaged"
         )
+    # Seven digits: angles closer than that are one.
+    a = np.round(a, 7)
     finite = np.isfinite(a) & np.isfinite(b)
     if not finite.all():
         scan.warnings.append(

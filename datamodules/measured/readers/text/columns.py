@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,11 +13,18 @@ import numpy as np
 
 from datamodules.measured.errors import PatternError
 from datamodules.measured.readers.text.headings import names_of_columns, quantity, unit_of
-from datamodules.measured.readers.text.numbers import Line, fields_of, notation_of, separator_of
+from datamodules.measured.readers.text.numbers import (
+    LONGEST_FIELD,
+    Line,
+    fields_of,
+    notation_of,
+    separator_of,
+)
 from datamodules.measured.readers.text.segments import COMMENT, Segment
 from datamodules.measured.scan import Scan, is_elapsed, make_scan, weigh_by_time
 
 MOST_RANGES = 200
+_PLAIN = frozenset("0123456789.+-eE")
 _LARGEST_Q = 15.0
 """Å⁻¹; beyond the Q of a powder pattern's lines, where a unit must be said."""
 
@@ -58,6 +66,14 @@ def scans_of_columns(segment: Segment, heading: list[str]) -> list[Scan]:
     chosen = _choose(names, width)
 
     def column(index: int) -> np.ndarray:
+        fields = [row[index] for row in rows]
+        plain = all(0 < len(item) <= LONGEST_FIELD for item in fields)
+        if plain and index not in notation.dotted and set("".join(fields)) <= _PLAIN:
+            # Nothing in it needs a notation; an error is looked for line by line below.
+            with contextlib.suppress(ValueError):
+                out = np.array([float(item) for item in fields])
+                if np.isfinite(out).all():
+                    return out
         out = np.empty(len(rows))
         for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
             value = notation.read(row[index], index)

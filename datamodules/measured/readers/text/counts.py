@@ -157,15 +157,14 @@ def _checked(
     return Steps(start, step, number, name, certain, seconds or None, wavelength or None)
 
 
-def start_step_end(line: str, n: int) -> tuple[np.ndarray, str | None] | None:
+def start_step_end(line: str) -> Steps | None:
     """FullProf's INSTRM = 0 (and DBWS): start, step, end; then counts, any number a line.
 
     Args:
         line: The one that may hold start, step and end, and a title after them.
-        n: How many intensities follow.
 
     Returns:
-        Angles of the intensities that are to be read, and a warning; None if it is not this form.
+        None if it does not.
     """
     begin = leading_numbers(line)[:3]
     if len(begin) != 3:
@@ -173,13 +172,5 @@ def start_step_end(line: str, n: int) -> tuple[np.ndarray, str | None] | None:
     start, step, end = begin
     if not (step > 0 and end > start and (end - start) / step < MAX_POINTS):
         return None
-    expected = round((end - start) / step) + 1
-    # Three columns of which the first line looks like this have three times as many numbers.
-    if not (expected - 2 <= n <= expected + 10 and expected > 3):
-        return None
-    warning = None
-    if n != expected:
-        warning = (
-            f"{n} intensities where start, step and end say {expected}: read from the start on"
-        )
-    return start + step * np.arange(min(n, expected)), warning
+    count = round((end - start) / step) + 1
+    return Steps(start, step, count, "start–step–end", certain=False) if count > 3 else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datamodules.measured.errors import PatternError
 
 MAX_LINES = 1_000_000
-_LONGEST_FIELD = 64
+LONGEST_FIELD = 64
 """Characters of a number."""
 _LONGEST_LINE = 2**20
 
@@ -45,7 +45,7 @@ def numbers(line: str) -> list[float] | None:
     """The numbers of a line of nothing but numbers; None for any other line."""
     words = [word for word in _SEPARATORS.split(line.strip()) if word]
     if not words or not all(
-        len(word) <= _LONGEST_FIELD and _NUMBER.fullmatch(word) for word in words
+        len(word) <= LONGEST_FIELD and _NUMBER.fullmatch(word) for word in words
     ):
         return None
     return [float(word.replace("d", "e").replace("D", "e")) for word in words]
@@ -55,7 +55,7 @@ def leading_numbers(line: str) -> list[float]:
     """The numbers that a line begins with, before any word."""
     found = []
     for word in line.split():
-        if len(word) > _LONGEST_FIELD or not _NUMBER.fullmatch(word):
+        if len(word) > LONGEST_FIELD or not _NUMBER.fullmatch(word):
             break
         found.append(float(word.replace("d", "e").replace("D", "e")))
     return found
@@ -65,7 +65,7 @@ def begins_with_number(line: str) -> bool:
     """Whether the first field of a line could be a number, however it is written."""
     line = line.lstrip("\"' \t")
     head = re.split(r"[\t;|\"]|,(?=\D|$)|\s", line, maxsplit=1)[0]
-    return bool(re.match(r"[+-]?[.,]?\d", line) and _FIRST_FIELD.fullmatch(head[:_LONGEST_FIELD]))
+    return bool(re.match(r"[+-]?[.,]?\d", line) and _FIRST_FIELD.fullmatch(head[:LONGEST_FIELD]))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Notation:
         plain = field.replace("−", "-")
         if plain.lower() in ("", "nan"):
             return float("nan")
-        if len(plain) > _LONGEST_FIELD:
+        if len(plain) > LONGEST_FIELD:
             return None
         if any(mark in plain for mark in _GAPS):
             if not _GAPPED.fullmatch(plain):

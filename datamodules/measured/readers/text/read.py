@@ -81,12 +81,20 @@ def _list_of_counts(segment: Segment) -> list[Scan]:
     heading, lines = segment.heading, segment.lines
     steps = steps_of(heading[-300:])
     for line, body in ((heading[-1] if heading else "", lines), (lines[0].text, lines[1:])):
-        values = _values(body) if steps is None or not steps.certain else None
-        if values is not None and (found := start_step_end(line, len(values))) is not None:
-            x, warning = found
-            scan = make_scan(x, values[: len(x)], "text, start–step–end")
-            scan.warnings += [warning] if warning else []
-            return [scan]
+        found = start_step_end(line) if steps is None or not steps.certain else None
+        values = _values(body) if found is not None else None
+        # Three columns of which the first line looks like this have three times as many numbers.
+        if found is None or values is None or not -2 <= len(values) - found.count <= 10:
+            continue
+        n = min(len(values), found.count)
+        x = found.start + found.step * np.arange(n)
+        scan = make_scan(x, values[:n], f"text, {found.format}")
+        if len(values) != found.count:
+            scan.warnings.append(
+                f"{len(values)} intensities where start, step and end say {found.count}: read from "
+                "the start on"
+            )
+        return [scan]
     if steps is None:
         return []
     values = _values(lines)
