@@ -128,27 +128,11 @@ def read_amounts(text: str) -> dict[int, tuple[float, float]] | None:
 def _compare(
     crystal: Crystal, claim: Stated, amounts: dict[int, tuple[float, float]]
 ) -> list[Note]:
-    elements, counts = crystal.composition()
-    atoms = dict(zip(elements.tolist(), counts.tolist(), strict=True))
+    atoms = crystal.amounts
     n_atoms, n_stated = sum(atoms.values()), sum(amount for amount, _ in amounts.values())
     units = n_atoms / n_stated
-    partial = (crystal.occupancies < 1) | (crystal.occupancies > 1)
-    # Half a unit of the second decimal for every partly occupied site.
-    rounding = dict.fromkeys(atoms.keys() | amounts.keys(), 0.0)
-    if fractional := bool(partial.any()):
-        for z in crystal.numbers[partial].tolist():
-            rounding[z] += 0.005
-    for z, (_, half) in amounts.items():
-        rounding[z] += half * units
-        fractional = fractional or half > 0
-    slack = sum(rounding.values()) / n_atoms
-    worst = off = 0.0
-    for z, spread in rounding.items():
-        share, expected = atoms.get(z, 0.0) / n_atoms, amounts.get(z, (0.0, 0.0))[0] / n_stated
-        difference = abs(share - expected)
-        off += difference / 2
-        worst = max(worst, difference - spread / n_atoms - expected * slack - 1e-6)
-    both = f"{claim.where} is {claim.text}, the atoms are {_written(atoms)}"
+    worst, off, slack, fractional = _difference(crystal, amounts, n_atoms, n_stated)
+    both = f"{claim.where} is {claim.text}, the atoms are {_written(atoms)}" if worst > 0 else ""
     little = fractional and atoms.keys() == amounts.keys() and off <= LITTLE
     if worst > 0 and not little:
         raise EntryError("stated formula and atoms disagree", both)
@@ -160,9 +144,46 @@ def _compare(
         if not (claim.whole and divides and _close(units, 1.0, exact)):
             raise EntryError(
                 "stated formula and atoms disagree",
-                f"{both}: {units:.4g} formula units in the cell, stated {claim.units:g}",
+                f"{claim.where} is {claim.text}, the atoms are {_written(atoms)}: {units:.4g} "
+                f"formula units in the cell, stated {claim.units:g}",
             )
     return [Note("stated formula differs a little from the atoms", both)] if worst > 0 else []
+
+
+def _difference(
+    crystal: Crystal, amounts: dict[int, tuple[float, float]], n_atoms: float, n_stated: float
+) -> tuple[float, float, float, bool]:
+    """How far two compositions are apart.
+
+    Returns:
+        By how much the worst atomic fraction is off, beyond rounding (at most 0: they agree); the
+        share of the atoms that differ; what rounding may do to the number of atoms; whether there
+        are fractions of atoms.
+    """
+    atoms = crystal.amounts
+    plain = crystal.ordered and not any(half for _, half in amounts.values())
+    if plain and atoms.keys() == amounts.keys():
+        tolerance = 1e-9 * n_atoms * n_stated
+        pairs = [(n * n_stated, amounts[z][0] * n_atoms) for z, n in atoms.items()]
+        if all(abs(ours - theirs) <= tolerance for ours, theirs in pairs):
+            return 0.0, 0.0, 0.0, False
+    # Half a unit of the second decimal for every partly occupied site.
+    rounding = dict.fromkeys(atoms.keys() | amounts.keys(), 0.0)
+    fractional = not crystal.ordered
+    if fractional:
+        for z in crystal.numbers[crystal.occupancies != 1].tolist():
+            rounding[z] += 0.005
+    for z, (_, half) in amounts.items():
+        rounding[z] += half * n_atoms / n_stated
+        fractional = fractional or half > 0
+    slack = sum(rounding.values()) / n_atoms
+    worst = off = 0.0
+    for z, spread in rounding.items():
+        share, expected = atoms.get(z, 0.0) / n_atoms, amounts.get(z, (0.0, 0.0))[0] / n_stated
+        difference = abs(share - expected)
+        off += difference / 2
+        worst = max(worst, difference - spread / n_atoms - expected * slack - 1e-6)
+    return worst, off, slack, fractional
 
 
 def _close(value: float, expected: float, tolerance: float) -> bool:

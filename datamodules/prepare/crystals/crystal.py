@@ -136,6 +136,17 @@ class Crystal:
             + a[2] * (b[0] * c[1] - b[1] * c[0])
         )
 
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether every site is fully occupied."""
+        return bool((self.occupancies == 1).all())
+
+    @cached_property
+    def amounts(self) -> dict[int, float]:
+        """Atoms of each element in the cell, by atomic number."""
+        elements, amounts = self.composition()
+        return dict(zip(elements.tolist(), amounts.tolist(), strict=True))
+
     @property
     def n_atoms(self) -> float:
         """Atoms in the cell, weighted by occupancy."""

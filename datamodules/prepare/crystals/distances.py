@@ -25,14 +25,11 @@ def check_distances(crystal: Crystal) -> None:
         EntryError: naming the atoms, their places and distance.
     """
     lattice, coordinates = crystal.lattice, crystal.coordinates
-    # Distances between the planes of the lattice: the inverse's columns are reciprocal vectors.
-    heights = 1 / np.sqrt((np.linalg.inv(lattice) ** 2).sum(axis=0))
-    if heights.min() < 2 * MIN_DISTANCE:
+    found = _find(lattice, coordinates, crystal.occupancies, MIN_DISTANCE, _SAME_PLACE, False)
+    if found[0] < 0:
         lattice, coordinates = _reduced(lattice, coordinates)
-        heights = 1 / np.sqrt((np.linalg.inv(lattice) ** 2).sum(axis=0))
-    kind, i, j, value = _find(
-        lattice, coordinates, heights, crystal.occupancies, MIN_DISTANCE, _SAME_PLACE
-    )
+        found = _find(lattice, coordinates, crystal.occupancies, MIN_DISTANCE, _SAME_PLACE, True)
+    kind, i, j, value = found
     if not kind:
         return
     first, second = (
@@ -63,14 +60,24 @@ def _reduced(
 def _find(
     lattice: NDArray[np.float64],
     coordinates: NDArray[np.float64],
-    heights: NDArray[np.float64],
     occupancies: NDArray[np.float64],
     least: float,
     same: float,
+    reduced: bool,
 ) -> tuple[int, int, int, float]:
-    """The first trouble: 1 (occupancies of one place) or 2 (distance), two rows, and its size."""
+    """The first trouble: 1 (occupancies of one place) or 2 (distance), two rows, and its size.
+
+    -1 if planes of the lattice are so near that many images would have to be looked at.
+    """
     n = len(coordinates)
-    reach = least / heights
+    reach = np.empty(3)
+    for axis in range(3):  # over the distance of planes: volume / area
+        other, third = (axis + 1) % 3, (axis + 2) % 3
+        area = np.cross(lattice[other], lattice[third])
+        volume = abs(np.dot(lattice[axis], area))
+        reach[axis] = least * np.sqrt(np.dot(area, area)) / volume
+    if reach.max() > 0.5 and not reduced:
+        return -1, 0, 0, 0.0
     images = np.ceil(reach - 0.5).astype(np.int64)
     limit = 1.0 + OCCUPANCY_TOLERANCE
     for i in range(n):

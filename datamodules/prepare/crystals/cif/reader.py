@@ -66,7 +66,7 @@ def crystal_from_cif(text: str) -> Crystal:
     """
     block, notes = _block(text)
     crystal = _listed_crystal(block) or _symmetric_crystal(block)
-    return replace(crystal, notes=(*notes, *crystal.notes))
+    return replace(crystal, notes=(*notes, *crystal.notes)) if notes else crystal
 
 
 def fast_crystal(text: str) -> Crystal | None:
@@ -178,7 +178,8 @@ def _listed_crystal(block: gemmi.cif.Block) -> Crystal | None:
     stated = _stated(block)
     if stated and _missing_hydrogens(crystal, stated):
         return None
-    return replace(crystal, notes=tuple(check_composition(crystal, stated)))
+    notes = check_composition(crystal, stated)
+    return replace(crystal, notes=tuple(notes)) if notes else crystal
 
 
 def _symmetric_crystal(block: gemmi.cif.Block) -> Crystal:
