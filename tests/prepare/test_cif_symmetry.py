@@ -148,6 +148,32 @@ def test_the_formula_decides_between_origins(
     assert reduced_formula(elements, counts) in ("Si", "MgAl2O4", "TiO2")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "_space_group_name_H-M_alt 'P 21/n'\n_symmetry_space_group_name_H-M 'P 21/c'",
+        "_space_group_name_H-M_alt 'P 21/n'\n_space_group_name_Hall '-P 2ybc'",
+        "_space_group_name_H-M_alt 'C 2/m'\n_space_group_name_Hall '-P 2ybc'",
+        "_space_group_IT_number 13\n_space_group_name_Hall '-P 2ybc'",
+    ],
+)
+def test_names_that_contradict_each_other_are_refused(head: str) -> None:
+    with pytest.raises(EntryError) as error:
+        crystal_from_cif(written_cif(CELLS["b"], SITES, head=head))
+    assert error.value.reason == "space group's names contradict each other"
+    code = "_space_group_IT_coordinate_system_code 2"
+    with pytest.raises(EntryError, match="contradict"):
+        crystal_from_cif(written_cif([5.43], "Si Si 0 0 0", "F d -3 m:1", head=code))
+
+
+def test_operations_of_another_setting_than_the_names_are_believed_and_noted() -> None:
+    [group] = [group for group in SETTINGS if group.xhm() == "P 1 21/n 1"]
+    operations = "\n".join(o.triplet() for o in group.operations())
+    crystal = read(group, operations, "_symmetry_space_group_name_H-M 'P 21/c'")
+    assert atoms(crystal) == atoms(read(group, operations))
+    assert "another setting" in crystal.notes[0].phrase
+
+
 def test_only_a_number_means_the_standard_setting() -> None:
     for number in (14, 62, 166, 194, 225):
         [group] = [g for g in SETTINGS if g.number == number and g.is_reference_setting()]

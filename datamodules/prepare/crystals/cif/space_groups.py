@@ -78,10 +78,10 @@ def settings(
     def first(*tags: str) -> str | None:
         return next((found[0] for tag in tags if (found := values(tag))), None)
 
-    name, hall, number = first(*_NAMES), first(*_HALL), _number(first(*_NUMBERS))
+    name, hall, number = _name(first), first(*_HALL), _number(first(*_NUMBERS))
     listed = next((found for tag in _OPERATIONS if (found := values(tag))), [])
     if listed:
-        return [_listed(listed, values(_CENTERINGS), name, number, lattice)], []
+        return _listed(listed, values(_CENTERINGS), name, number, lattice)
     if hall is not None:
         return [_by_hall(hall, name, number, lattice)], []
     if name is not None:
@@ -90,6 +90,20 @@ def settings(
         return _by_number(number, lattice)
     setting = Setting("P 1", np.eye(3)[None], np.zeros((1, 3)))
     return [setting], [Note("no symmetry stated", "the atoms are taken as all of the cell's")]
+
+
+def _name(first: Callable[..., str | None]) -> str | None:
+    """The Hermann–Mauguin name, under the first of its tags.
+
+    Raises:
+        EntryError: if the old and the new tag name different settings.
+    """
+    new, old = first(_NAMES[0]), first(_NAMES[1])
+    if new is not None and old is not None:
+        both = [{group.xhm() for group in _lookup(name)[0]} for name in (new, old)]
+        if all(both) and not both[0] & both[1]:
+            raise EntryError("space group's names contradict each other", f"{new} and {old}")
+    return first(*_NAMES)
 
 
 def _number(text: str | None) -> int | None:
@@ -111,7 +125,7 @@ def _listed(
     name: str | None,
     number: int | None,
     lattice: NDArray[np.float64],
-) -> Setting:
+) -> tuple[list[Setting], list[Note]]:
     if len(operations) * max(len(centerings), 1) > _MOST_OPERATIONS:
         raise EntryError("too many symmetry operations", str(len(operations)))
     rotations, translations = _group(tuple(operations), tuple(centerings))
@@ -120,12 +134,15 @@ def _listed(
             "cell and symmetry operations contradict each other",
             f"{len(rotations)} operations, {_cell(lattice)}",
         )
-    doubtful = ""
-    known = _group_number(tuple(operations)) if not centerings else None
+    known = _tabulated(tuple(operations)) if not centerings else None
     stated = number if number is not None else _number_of(name)
-    if known is not None and stated is not None and known != stated:
-        doubtful = f"the operations are those of group {known}, stated is {name or number}"
-    return Setting("the listed operations", rotations, translations, doubtful)
+    doubtful, notes = "", []
+    if known is not None and stated is not None and known.number != stated:
+        doubtful = f"the operations are those of {known.xhm()}, stated is {name or number}"
+    elif known is not None and name and not _may_mean(name, known):
+        detail = f"the operations are those of {known.xhm()}, named is {name}"
+        notes.append(Note("listed operations of another setting than the name's", detail))
+    return [Setting("the listed operations", rotations, translations, doubtful)], notes
 
 
 @lru_cache(maxsize=512)
@@ -167,10 +184,15 @@ def _operation(text: str) -> gemmi.Op:
 
 
 @lru_cache(maxsize=512)
-def _group_number(operations: tuple[str, ...]) -> int | None:
-    """Number of the group of some operations, in whatever tabulated setting."""
-    found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps([_operation(o) for o in operations]))
-    return None if found is None else int(found.number)
+def _tabulated(operations: tuple[str, ...]) -> gemmi.SpaceGroup | None:
+    """The tabulated setting of some operations."""
+    return gemmi.find_spacegroup_by_ops(gemmi.GroupOps([_operation(o) for o in operations]))
+
+
+def _may_mean(name: str, group: gemmi.SpaceGroup) -> bool:
+    """Whether a name, if it is known, may mean a setting."""
+    groups, _ = _lookup(name)
+    return not groups or group.hall in {known.hall for known in groups}
 
 
 def _number_of(name: str | None) -> int | None:
@@ -189,10 +211,12 @@ def _by_hall(
         raise EntryError("space group not understood", f"Hall's symbol {hall}") from None
     setting = _setting(f"Hall's {hall}", operations)
     stated = number if number is not None else _number_of(name)
-    if found is not None and stated is not None and found.number != stated:
+    if found is not None and (
+        (stated is not None and found.number != stated) or (name and not _may_mean(name, found))
+    ):
         raise EntryError(
-            "space group's name and number contradict each other",
-            f"Hall's {hall} is group {found.number}, stated is {name or number}",
+            "space group's names contradict each other",
+            f"Hall's {hall} is {found.xhm()}, stated is {name or number}",
         )
     if not _fits_cell(setting.rotations, lattice):
         raise EntryError("cell and space group contradict each other", f"{hall}, {_cell(lattice)}")
@@ -213,7 +237,12 @@ def _by_name(
         groups = [group for group in groups if group.number == number]
     if code is not None:
         origin, axes = re.fullmatch(r"([12HhRr]?)(.*)", code.strip()).groups()  # type: ignore[union-attr]
-        extension = extension or _ORIGIN.get(origin.lower(), "")
+        origin = _ORIGIN.get(origin.lower(), "")
+        if origin and extension and origin != extension:
+            raise EntryError(
+                "space group's names contradict each other", f"{name}, coordinate system {code}"
+            )
+        extension = extension or origin
         if axes and len(groups) > 1:
             axes = "" if axes == "abc" else axes
             groups = [group for group in groups if group.qualifier == axes] or groups
