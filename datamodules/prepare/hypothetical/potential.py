@@ -5,9 +5,10 @@ The potential is an extra (`pip install -e '.[potential]'`): nothing else of the
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -138,7 +139,8 @@ class Chgnet:
 
 @cache
 def _model() -> Any:
-    with warnings.catch_warnings():
+    # It says on the standard output that it was made, also when asked not to.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from chgnet.model import CHGNet
 
