@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,15 @@ from datamodules.prepare.crystals.substitution import NEAR
 from datamodules.prepare.hypothetical import evaluation
 from datamodules.prepare.hypothetical.drawing import FEWEST, MOST, formulas
 from datamodules.prepare.hypothetical.evaluation import Evaluated, Limits, evaluate
-from datamodules.prepare.hypothetical.parents import Parent, structure_types
+from datamodules.prepare.hypothetical.parents import Parent, examine, load, sample, structure_types
 from datamodules.prepare.hypothetical.potential import GPA, Chgnet
 from datamodules.prepare.hypothetical.scan import fitted_minimum, scaled
 from datamodules.prepare.hypothetical.thermodynamics import Hull, fitted_references
+from datamodules.prepare.sources.parquet import ParquetSource
+from datamodules.prepare.sources.source import Target
 from tests.prepare.crystals import ROCK_SALT, crystal_of
 from tests.prepare.pairs import Pairs, compounds
+from tests.prepare.test_parquet import row, write
 
 
 def test_hull_of_several_elements_is_pymatgens() -> None:
@@ -230,3 +235,29 @@ def test_chgnet_gives_what_its_own_package_says() -> None:
     assert isinstance(minimum, Evaluated)
     assert minimum.bulk_modulus == pytest.approx(24, abs=8)  # experiment: 25 GPa
     assert minimum.crystal.volume_per_atom == pytest.approx(22.9, abs=1.0)
+
+
+def test_parents_are_a_sample_in_the_sources_order_whatever_it_is(tmp_path: Path) -> None:
+    """Parquet's records read their file themselves: only their entries go to workers."""
+    rows = [row(f"{name}-{i}", s, e=-1.0) for i, (name, s) in enumerate(compounds())]
+    path = write(tmp_path / "parents.parquet", rows)
+    source = ParquetSource(files=(path,), labels=(Target("e", "formation_energy", "eV/atom"),))
+    every, some = (
+        [entry for entries in sample(source, most) for entry in entries] for most in (1000, 20)
+    )
+    assert [entry.id for entry in every] == [row["immutable_id"] for row in rows]
+    chosen = [entry.id for entry in some]
+    assert len(chosen) == 20
+    assert chosen == [entry.id for entry in every if entry.id in chosen]
+    assert chosen != [entry.id for entry in every[:20]]
+    examine(
+        tmp_path / "parents.json", "formation_energy", Pairs(), pickle.loads(pickle.dumps(some))
+    )
+    parents = load([tmp_path / "parents.json"])
+    assert [parent.id for parent in parents] == chosen
+    assert {parent.label for parent in parents} == {-1.0}
+    by_name = {f"{name}-{i}": s for i, (name, s) in enumerate(compounds())}
+    for parent in parents:
+        known = by_name[parent.id]
+        assert parent.crystal.volume_per_atom == pytest.approx(known.volume / len(known), rel=1e-6)
+        assert len(parent.crystal.numbers) == len(known.get_primitive_structure())
