@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from datamodules.grid import Grid
 from lightning_modules.backbone import BackboneConfig, to_patches
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.objectives.repetitions import Repetitions
+from lightning_modules.training.callbacks.every_run import ReconstructionPictures
 from tests.lightning_modules.batches import GRID, make_batch
 
 BACKBONE = BackboneConfig(
@@ -216,3 +220,16 @@ def test_lines_repeat_at_their_distances_in_squared_q() -> None:
     # Scale says nothing; where nothing is seen, nothing is said.
     torch.testing.assert_close(Repetitions(grid)(7 * pattern, seen), found, atol=1e-3, rtol=0)
     assert not Repetitions(grid)(pattern, torch.zeros_like(seen)).any()
+
+
+def test_pictures_are_of_materials_from_all_over_the_first_batch() -> None:
+    batch = make_batch(8)
+    batch[keys.WEIGHT][7] = 0.0
+    pictures = ReconstructionPictures(n_patterns=3)
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    task: Any = None
+    pictures.on_validation_batch_end(trainer, task, None, batch, 0)
+    pictures.on_validation_batch_end(trainer, task, None, make_batch(8, seed=1), 1)
+    assert pictures._batch is not None
+    assert pictures._batch[keys.INDEX].tolist() == [0, 3, 6]
+    assert torch.equal(pictures._batch[keys.XRD], batch[keys.XRD][[0, 3, 6]])

@@ -202,7 +202,7 @@ class ReconstructionPictures(Callback):
     With and without the composition; to TensorBoard and to `pictures/` in the run's folder.
 
     Args:
-        n_patterns: Patterns a picture, taken from the first validation batch.
+        n_patterns: Patterns a picture, spread over the first validation batch.
         every_n_steps: Steps between pictures; one is also drawn at the end.
     """
 
@@ -223,10 +223,11 @@ class ReconstructionPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first few patterns."""
+        """Keep a few patterns of the first batch; neighbours are often alike: from all over it."""
         if batch_idx == 0 and trainer.is_global_zero:
-            n = self.n_patterns
-            self._batch = {k: v[:n] if v.ndim else v for k, v in batch.items()}
+            n_real = int((batch[keys.WEIGHT] > 0).sum())
+            rows = torch.linspace(0, n_real - 1, min(self.n_patterns, n_real)).long()
+            self._batch = {k: v[rows] if v.ndim else v for k, v in batch.items()}
 
     @rank_zero_only
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
