@@ -134,7 +134,7 @@ def relax(potential: Potential, crystal: Crystal, steps: int) -> Crystal:
         return replace(crystal, lattice=lattice, coordinates=coordinates)
 
     class _Calculator(Calculator):
-        implemented_properties = ("energy", "forces", "stress")
+        implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 (as ASE has it)
 
         def calculate(
             self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
