@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     SCALE = 11
     MODALITY = 12
     POOL = 13
+    HINT = 14
     PAIR = 14
     STRAIN = 20
     ZERO_SHIFT = 21

@@ -31,7 +31,7 @@ class MaskedContrastive(MaskedXRD):
         decoder_layers: Cross-attention blocks of the decoder.
         decoder_memory: What the decoder reads, see `MaskedXRD`.
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
-        repetitions: Whether the decoder is shown repetitions, see `MaskedXRD`.
+        repetitions: To how many of the decoders repetitions are shown, see `MaskedXRD`.
         scale_range: Range of the random scale, see `MaskedXRD`.
         hide_composition: Fraction of the materials whose composition is hidden in training; they
             do not enter the alignment.
@@ -61,7 +61,7 @@ class MaskedContrastive(MaskedXRD):
         decoder_layers: int = 2,
         decoder_memory: DecoderMemory = "tokens",
         decoder_self_attention: bool = False,
-        repetitions: bool = False,
+        repetitions: float = 0.0,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         alignment_weight: float = 0.01,

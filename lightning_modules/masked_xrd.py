@@ -84,9 +84,11 @@ class MaskedXRD(Task):
             vector. `fused`: the fused vector alone, which then has to hold all that is to be said
             of the hidden patches.
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
-        repetitions: Whether the decoder is shown where the visible lines, repeated at their own
-            distances in Q², would fall (`objectives/repetitions.py`). Without it small models begin
-            with thousands of steps in which they put an average pattern everywhere.
+        repetitions: Share of the materials, in training, whose decoder is shown where the visible
+            lines, repeated at their own distances in Q², would fall (`objectives/repetitions.py`);
+            0: it never is, above 0: always in validation. Shown to all, they leave the backbone
+            little to learn; shown to none, small models put an average pattern everywhere for
+            thousands of steps.
         scale_range: In training, each pattern is multiplied by a number drawn log-uniformly from
             this range. Patterns arrive with their maximum at 1 and the maximum usually lies in a
             hidden patch: without the random scale, the visible ones tell what is hidden.
@@ -119,7 +121,7 @@ class MaskedXRD(Task):
         decoder_layers: int = 2,
         decoder_memory: DecoderMemory = "tokens",
         decoder_self_attention: bool = False,
-        repetitions: bool = False,
+        repetitions: float = 0.0,
         scale_range: tuple[float, float] = (0.5, 2.0),
         hide_composition: float = 0.15,
         init_from: str | None = None,
@@ -128,6 +130,8 @@ class MaskedXRD(Task):
         check_ratio(self.backbone.n_patches, mask_ratio, mask_span)
         if not 0 < scale_range[0] <= scale_range[1]:
             raise ValueError(f"scale_range is {scale_range}: must be positive and increasing")
+        if not 0.0 <= repetitions <= 1.0:
+            raise ValueError(f"repetitions is {repetitions}: a share lies in [0, 1]")
         if not 0.0 <= hide_composition < 1.0:
             raise ValueError(f"hide_composition is {hide_composition}: must lie in [0, 1)")
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
@@ -144,6 +148,7 @@ class MaskedXRD(Task):
             _HINT_GAIN[loss] if repetitions else None,
         )
         self.repetitions = Repetitions(grid) if repetitions else None
+        self.share_with_repetitions = repetitions
         points, step = grid.n_points, grid.step
         self.errors = nn.ModuleDict({name: MaskedReconstructionError(points) for name in JUDGED})
         self.lines = nn.ModuleDict({name: StrongestLine(points, step) for name in JUDGED})
@@ -178,6 +183,8 @@ class MaskedXRD(Task):
             found_BNP = to_patches(found_BL, self.backbone.config.patch_points)
             where_BMP = mask.hidden.unsqueeze(-1).expand(-1, -1, found_BNP.shape[2])
             hints_BMP = found_BNP.gather(1, where_BMP)
+            if self.training:
+                hints_BMP = hints_BMP * self._shown(batch)[:, None, None]
         if self.decoder_memory == "fused":
             fused: Tensor = self.decoder(
                 mask.hidden, mask.masked, encoded.fused[:, None], hint_BMP=hints_BMP
@@ -200,6 +207,11 @@ class MaskedXRD(Task):
         target_BMP = patches_BNP.gather(1, mask.hidden.unsqueeze(-1).expand_as(prediction_BMP))
         error = masked_squared_error if self.loss_name == "squared_error" else masked_cross_entropy
         return error(prediction_BMP, target_BMP, mask.masked, batch[keys.WEIGHT])
+
+    def _shown(self, batch: Batch) -> Tensor:
+        """Draw to whose decoder repetitions are shown in training, (B,) bool."""
+        drawn = random_keys(batch[keys.SEED], batch[keys.EPOCH], batch[keys.INDEX], Purpose.HINT)
+        return uniform(drawn, 1)[:, 0] < self.share_with_repetitions
 
     def hide(self, batch: Batch) -> tuple[Batch, PatchMask, Tensor]:
         """Draw what a training step sees: scaled patterns, masks, whose composition is given."""

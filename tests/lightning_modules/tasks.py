@@ -30,7 +30,7 @@ def make_task(name: str, config: BackboneConfig = CONFIG) -> Task:
             backbone=config,
             grid=GRID,
             loss="cross_entropy",
-            repetitions=True,
+            repetitions=0.5,
             decoder_self_attention=True,
             view_weight=1.0,
         )

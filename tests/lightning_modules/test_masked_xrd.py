@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "cross-entropy": {"loss": "cross_entropy"},
     "fused vector": {"loss": "cross_entropy", "decoder_memory": "fused"},
     "among themselves": {"loss": "cross_entropy", "decoder_self_attention": True},
-    "repetitions": {"loss": "cross_entropy", "repetitions": True},
+    "repetitions": {"loss": "cross_entropy", "repetitions": 1.0},
 }
 variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
@@ -143,6 +143,23 @@ def test_a_density_is_drawn_with_as_much_intensity_a_point_as_is_visible() -> No
         torch.testing.assert_close(drawn, visible)
 
 
+def test_repetitions_are_shown_to_a_share_in_training_and_to_all_in_validation() -> None:
+    task, batch = make_task(loss="cross_entropy", repetitions=0.5), make_batch(64)
+    batch[keys.INDEX] = torch.arange(64)
+    mask = task.mask(batch, epoch=0)
+    asked: list[torch.Tensor] = []
+    task.decoder.register_forward_pre_hook(lambda _, given: asked.append(given[-1]))
+    with torch.no_grad():
+        for epoch in (0, 0, 1):
+            task(batch | {keys.EPOCH: torch.tensor(epoch)}, mask)
+        task.eval()(batch, mask)
+    shown = [hints.abs().amax(dim=(1, 2)) > 0 for hints in asked]
+    assert 0.3 < shown[0].float().mean() < 0.7
+    assert torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[0], shown[2]), "drawn anew in each epoch"
+    assert shown[3].all()
+
+
 def test_reconstruction_marks_what_was_masked_and_what_lies_far_from_the_visible() -> None:
     task, batch = make_task(mask_span=5).eval(), make_batch(unmeasured_after=30.0)
     batch[keys.WEIGHT][7] = 0.0
@@ -192,6 +209,7 @@ def test_random_scale_is_drawn_for_each_material_and_epoch(monkeypatch: pytest.M
         ({"mask_ratio": 1.0}, "mask_ratio is 1.0: must hide at least one and not all of 40"),
         ({"mask_span": 0}, "mask_span is 0"),
         ({"scale_range": (0.0, 1.0)}, "scale_range is"),
+        ({"repetitions": 1.5}, "repetitions is 1.5: a share lies in"),
         ({"hide_composition": 1.0}, "hide_composition is 1.0"),
     ],
 )
