@@ -1,19 +1,20 @@
 """`xxact export`: the backbone alone, as safetensors with all that is needed to use it."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.arguments import ArgumentParser
+from datamodules.arguments import ArgumentParser, printable
 from datamodules.files import replace_file
-from datamodules.grid import Grid
 from lightning_modules import checkpoints
-from lightning_modules.backbone import Backbone, BackboneConfig
+from lightning_modules.backbone import Backbone
 
 SUFFIX = ".safetensors"
 #: What the encoders expect; `datamodules.rendering.renderer` and `datamodules.batch` do it.
@@ -45,6 +46,7 @@ def export(checkpoint: Path, output: Path) -> None:
         "backbone": arguments["backbone"],
         "grid": arguments["grid"],
         "preprocessing": PREPROCESSING,
+        "checksum": checksum(weights),
     }
     content = save(
         {name: value.contiguous() for name, value in weights.items()},
@@ -69,20 +71,39 @@ def read_exported(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable backbone ({error}); export it again") from error
-    if checkpoints.KEY not in metadata:
+        described = json.loads(metadata.get(checkpoints.KEY, "null"))
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        # RuntimeError: Python's JSON gives up so (RecursionError) on what is nested too deeply.
+        reason = printable(str(error).split("\n")[0], 200)
+        raise ValueError(f"{path}: not a readable backbone ({reason}); export it again") from error
+    if not isinstance(described, dict):
         raise ValueError(f"{path}: not a backbone of xxact (no '{checkpoints.KEY}' in its header)")
-    described = json.loads(metadata[checkpoints.KEY])
     for name, ours in (
         ("format_version", checkpoints.FORMAT_VERSION),
         ("preprocessing", PREPROCESSING),
     ):
-        if described[name] != ours:
+        if described.get(name) != ours:
             raise ValueError(
-                f"{path}: {name} is {described[name]}, this version has {ours}; export it again"
+                f"{path}: {name} is {printable(str(described.get(name)))}, this version has "
+                f"{ours}; export it again"
             )
-    return described, weights
+    for name in ("backbone", "grid"):
+        if not isinstance(described.get(name), dict):
+            raise ValueError(f"{path}: does not say which {name} it has; export it again")
+    # The first exports had none.
+    if described.get("checksum", "") not in ("", checksum(weights)):
+        raise ValueError(f"{path}: its weights were changed or damaged; export it again")
+    return described, checkpoints.check_weights(path, weights)
+
+
+def checksum(weights: Mapping[str, Tensor]) -> str:
+    """BLAKE2b of the weights, in the order of their names, 32 hexadecimal digits."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        value = weights[name].contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def load_exported(path: str | Path) -> Backbone:
@@ -94,15 +115,7 @@ def load_exported(path: str | Path) -> Backbone:
     Raises:
         ValueError: if it cannot be read or does not fit this version.
     """
-    saved, weights = checkpoints.read_backbone(path)
-    backbone = Backbone(BackboneConfig(**saved["backbone"]), Grid(**saved["grid"]))
-    missing, unexpected = backbone.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path}: missing {list(missing)[:3]}, unexpected {list(unexpected)[:3]}; made by "
-            "another version of xxact"
-        )
-    return backbone.eval()
+    return checkpoints.build_backbone(path)
 
 
 def main(args: Sequence[str]) -> int:

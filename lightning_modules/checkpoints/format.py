@@ -7,19 +7,31 @@ pickled, and a checkpoint can be read without the recipe that made it.
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import torch
 from torch import nn
 
+from datamodules.arguments import printable
 from datamodules.files import replacing
+from datamodules.grid import Grid
+from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
+from lightning_modules.backbone import Backbone, BackboneConfig
+from lightning_modules.checkpoints.reading import (
+    build,
+    check_plain,
+    check_weights,
+    compare_shapes,
+    read_archive,
+)
 
 if TYPE_CHECKING:
     from lightning_modules.base import Task
+
+Recorded = TypeVar("Recorded", SplitConfig, PeakShape)
 
 #: Raised when a checkpoint of an older version can no longer be read as it is.
 FORMAT_VERSION = 1
@@ -71,9 +83,25 @@ def split_of(path: str | Path) -> SplitConfig:
     """How the run that wrote a checkpoint split its materials.
 
     Raises:
-        ValueError: as of `read`.
+        ValueError: as of `read`, or if what it says is no split.
     """
-    return SplitConfig(**read(path)[KEY].get("split", {}))
+    return _recorded(path, "split", SplitConfig)
+
+
+def peaks_of(path: str | Path) -> PeakShape:
+    """How the run that wrote a checkpoint drew peaks in validation.
+
+    Raises:
+        ValueError: as of `read`, or if what it says is no shape of peaks.
+    """
+    return _recorded(path, "peaks", PeakShape)
+
+
+def _recorded(path: str | Path, name: str, kind: type[Recorded]) -> Recorded:
+    try:
+        return kind(**read(path)[KEY].get(name, {}))
+    except TypeError as error:
+        raise ValueError(f"{path}: its '{name}' is damaged ({error})") from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -83,23 +111,22 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: if it is missing, damaged, of another program or of another format version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a readable checkpoint (cut short, damaged, or another kind of file); "
-            "give a .ckpt file of a run"
-        ) from error
-    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+    checkpoint = read_archive(path)
+    described = checkpoint.get(KEY)
+    if not isinstance(described, dict):
         raise ValueError(f"{path}: not a checkpoint of xxact (it has no '{KEY}' entry)")
-    version = checkpoint[KEY]["format_version"]
+    check_plain(path, described)
+    version = described.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: checkpoint format {version}, this version reads {FORMAT_VERSION}; see "
-            "CHANGELOG.md for how to convert it"
+            f"{path}: checkpoint format {printable(str(version))}, this version reads "
+            f"{FORMAT_VERSION}; see CHANGELOG.md for how to convert it"
         )
+    if not isinstance(described.get("task"), str) or not isinstance(
+        described.get("arguments"), dict
+    ):
+        raise ValueError(f"{path}: does not say which task made it, and from which arguments")
+    check_weights(path, checkpoint.get("state_dict"))
     return checkpoint
 
 
@@ -114,34 +141,57 @@ def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
         torch.save(checkpoint, file)
 
 
-def load_task(path: str | Path) -> "Task":
+def load_task(path: str | Path, allow_tasks: Collection[str] = ()) -> "Task":
     """Rebuild a task with its weights from a checkpoint alone.
+
+    A checkpoint names the class that made it. Importing a module runs its code, so that only the
+    tasks of this package are imported, and those that the caller names.
 
     Args:
         path: A checkpoint of a run.
+        allow_tasks: Other tasks that may be imported, such as `my_package.MyTask`.
 
     Returns:
         The task, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: if the checkpoint cannot be read or its task does not exist any more.
+        ValueError: if the checkpoint cannot be read, or its task is none of these.
     """
+    path = Path(path)
+    checkpoint = read(path)
+    arguments, weights = checkpoint[KEY]["arguments"], checkpoint["state_dict"]
+    kind = _task_class(path, checkpoint[KEY]["task"], allow_tasks)
+    _refuse_endless(path, arguments, len(weights))
+    return build(path, lambda: kind(**_typed(kind, arguments)), weights)
+
+
+def _task_class(path: Path, name: str, allow_tasks: Collection[str]) -> "type[Task]":
+    import lightning_modules
     from lightning_modules.base import Task
 
-    checkpoint = read(path)
-    name = checkpoint[KEY]["task"]
-    module_name, _, class_name = _PRIVATE_NAMES.get(name, name).rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    name = _PRIVATE_NAMES.get(name, name)
+    ours = [f"{lightning_modules.__name__}.{task}" for task in lightning_modules.TASKS]
+    if name not in (*ours, *allow_tasks):
+        name = printable(name)
         raise ValueError(
-            f"{path}: its task {checkpoint[KEY]['task']} cannot be imported ({error})"
-        ) from error
+            f"{path}: was made by {name}, which is none of our tasks; if you trust that code, "
+            f"--allow-task {name} imports it"
+        )
+    module, _, class_name = name.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: its task {name} cannot be imported ({error})") from error
     if not (inspect.isclass(kind) and issubclass(kind, Task)):
-        raise ValueError(f"{path}: {checkpoint[KEY]['task']} is not a task")
-    task = kind(**_typed(kind, checkpoint[KEY]["arguments"]))
-    task.load_state_dict(checkpoint["state_dict"], strict=True)
-    return task.eval()
+        raise ValueError(f"{path}: {name} is not a task")
+    return kind
+
+
+def _refuse_endless(path: Path, arguments: Mapping[str, Any], n_weights: int) -> None:
+    """Refuse more layers than there are weights: they would be built one by one, without end."""
+    for name, value in _flat(arguments).items():
+        if name.endswith("layers") and isinstance(value, int) and value > n_weights:
+            raise ValueError(f"{path}: {name} is {value}, but there are {n_weights} weights")
 
 
 def load_backbone(path: str | Path, backbone: nn.Module, arguments: dict[str, Any]) -> None:
@@ -153,17 +203,31 @@ def load_backbone(path: str | Path, backbone: nn.Module, arguments: dict[str, An
         arguments: The arguments of the task that owns it, for comparison.
 
     Raises:
-        ValueError: if grid or backbone differ (naming what), or keys are missing or unexpected.
+        ValueError: if grid or backbone differ (naming what), or its weights do.
     """
     saved, weights = read_backbone(path)
     ours = {name: plain(arguments[name]) for name in ("backbone", "grid")}
     _refuse_differences(path, {name: saved[name] for name in ours}, ours)
-    missing, unexpected = backbone.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path}: its backbone does not fit: missing {list(missing)[:3]}, "
-            f"unexpected {list(unexpected)[:3]}"
-        )
+    compare_shapes(Path(path), backbone.state_dict(), weights)
+    backbone.load_state_dict(weights)
+
+
+def build_backbone(path: str | Path) -> Backbone:
+    """Build the backbone of a checkpoint, or one that `xxact export` wrote.
+
+    Returns:
+        The backbone, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: if the file cannot be read or does not fit this version.
+    """
+    saved, weights = read_backbone(path)
+    _refuse_endless(Path(path), saved["backbone"], len(weights))
+    return build(
+        Path(path),
+        lambda: Backbone(BackboneConfig(**saved["backbone"]), Grid(**saved["grid"])),
+        weights,
+    )
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -180,6 +244,9 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Ten
 
         return read_exported(Path(path))
     checkpoint = read(path)
+    for name in ("backbone", "grid"):
+        if not isinstance(checkpoint[KEY]["arguments"].get(name), dict):
+            raise ValueError(f"{path}: does not say which {name} it has")
     weights = {
         name.removeprefix(_BACKBONE): value
         for name, value in checkpoint["state_dict"].items()
@@ -207,7 +274,10 @@ def check_same_task(
     if made_by != ours["task"]:
         raise ValueError(f"{path}: was made by task {made_by}, the recipe has {ours['task']}")
     # What an older version did not know yet has the value that it has here by default.
-    given = plain(type(task).arguments(**_typed(type(task), saved["arguments"])))
+    try:
+        given = plain(type(task).arguments(**_typed(type(task), saved["arguments"])))
+    except TypeError as error:
+        raise ValueError(f"{path}: its arguments are none of {made_by}'s ({error})") from error
     _refuse_differences(
         path,
         {k: v for k, v in given.items() if names is None or k in names},

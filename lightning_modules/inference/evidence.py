@@ -10,7 +10,7 @@ Shapes: N pairs, K compositions of the bank, E element slots, L grid points, W e
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from datamodules.files import replace_file
 from datamodules.formula import parse_formula
-from datamodules.rendering.peaks import PeakShape
 from lightning_modules import checkpoints
 from lightning_modules.backbone.xrd import all_measured
 from lightning_modules.objectives.alignment import Alignment
@@ -50,13 +49,19 @@ class AlignedModel:
     Args:
         checkpoint: Of `Contrastive` or `MaskedContrastive`.
         device: `cpu`, `cuda`, …
+        allow_tasks: Other tasks that the checkpoint may name; see `checkpoints.load_task`.
 
     Raises:
         ValueError: if the checkpoint is of a task without alignment.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
-        task = checkpoints.load_task(checkpoint)
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device = "cpu",
+        allow_tasks: Collection[str] = (),
+    ) -> None:
+        task = checkpoints.load_task(checkpoint, allow_tasks)
         alignment = getattr(task, "alignment", None)
         if not isinstance(alignment, Alignment):
             raise ValueError(
@@ -68,7 +73,7 @@ class AlignedModel:
         self.alignment = alignment.to(device)
         self.backbone = task.backbone.to(device)
         self.grid = task.grid
-        self.peaks = PeakShape(**checkpoints.read(checkpoint)[checkpoints.KEY].get("peaks", {}))
+        self.peaks = checkpoints.peaks_of(checkpoint)
         self.temperature = alignment.temperature().item()
 
     @torch.no_grad()
@@ -169,14 +174,20 @@ class Evidence:
     Args:
         checkpoint: Of an alignment, with its calibration beside it.
         device: `cpu`, `cuda`, …
+        allow_tasks: Other tasks that the checkpoint may name; see `checkpoints.load_task`.
 
     Raises:
         ValueError: if the checkpoint does not align or is not calibrated.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str | torch.device = "cpu",
+        allow_tasks: Collection[str] = (),
+    ) -> None:
         self.calibration = Calibration.load(Path(checkpoint))
-        self.model = AlignedModel(checkpoint, device)
+        self.model = AlignedModel(checkpoint, device, allow_tasks)
         bank = [parse_formula(formula) for formula in self.calibration.bank]
         self._bank_KW = self.model.compositions(*pad_compositions(bank))
 

@@ -24,7 +24,7 @@ from datamodules.batch import Batch
 from datamodules.formula import parse_formula
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.wavelength import wavelength_of_row
-from datamodules.rendering.renderer import PeakShape, Renderer
+from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
 from lightning_modules import checkpoints
@@ -80,6 +80,8 @@ class Predictor:
         options: How measured patterns are converted; `fwhm` is the model's unless given.
         folder: What relative paths of patterns start from.
         axis: What the first column of text files is: "two_theta" or "q".
+        allow_tasks: Tasks of other packages that the checkpoints may name; importing them runs
+            their code.
 
     Raises:
         ValueError: if the checkpoint is of another task, a store does not fit its grid, or the
@@ -96,8 +98,9 @@ class Predictor:
         options: Options | None = None,
         folder: str | Path = ".",
         axis: str = "two_theta",
+        allow_tasks: Sequence[str] = (),
     ) -> None:
-        task = checkpoints.load_task(checkpoint)
+        task = checkpoints.load_task(checkpoint, allow_tasks)
         if not isinstance(task, Regression):
             raise ValueError(
                 f"{checkpoint}: was made by task {type(task).__name__}, which predicts no "
@@ -108,15 +111,14 @@ class Predictor:
         self.device = choose_device(device)
         self.task = task.to(self.device)
         self.batch_size = batch_size
-        peaks = checkpoints.read(checkpoint)[checkpoints.KEY].get("peaks", {})
-        self._renderer = Renderer(task.grid, PeakShape(**peaks))
+        self._renderer = Renderer(task.grid, checkpoints.peaks_of(checkpoint))
         self._folder, self._axis = Path(folder), axis
         self._options = replace(
             options or Options(), model_polarization=self._renderer.shape.polarization
         )
         if self._options.fwhm is None:
             self._options = replace(self._options, fwhm=self._renderer.shape.fwhm)
-        self._evidence = None if aligned is None else Evidence(aligned, self.device)
+        self._evidence = None if aligned is None else Evidence(aligned, self.device, allow_tasks)
         if self._evidence is not None:
             theirs = self._evidence.model.grid
             if theirs != task.grid or self._evidence.model.peaks != self._renderer.shape:

@@ -114,6 +114,14 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
     parser.add_argument("--batch-size", type=int, default=256, help="rows at a time (256)")
+    parser.add_argument(
+        "--allow-task",
+        action="append",
+        default=[],
+        metavar="PACKAGE.TASK",
+        help="a task of your own that the checkpoint may name; importing it runs its code; "
+        "repeatable",
+    )
     add_options(parser)
     given = parser.parse_args(args)
     # `.` and `..` have no name of their own.
@@ -133,6 +141,7 @@ def main(args: Sequence[str]) -> int:
         options_from(given),
         given.input if is_folder else given.input.parent,
         given.axis,
+        given.allow_task,
     )
     if is_folder:
         table = read_folder(given.input, given.formula_from_name)

@@ -63,8 +63,11 @@ def calibrate(trainer: Trainer) -> None:
     paths = []
     if trainer.is_global_zero:
         paths = sorted((Path(trainer.default_root_dir) / CHECKPOINTS).glob("*.ckpt"))
+    # The run's own class needs no permission: it runs already.
+    own = [checkpoints.public_name(type(trainer.lightning_module))]
     for path in trainer.strategy.broadcast(paths):
-        table = predict_split(trainer, checkpoints.load_task(path), data.calibration_dataloader())
+        task = checkpoints.load_task(path, own)
+        table = predict_split(trainer, task, data.calibration_dataloader())
         checkpoint = checkpoints.read(path)
         confidence = checkpoint[checkpoints.KEY]["arguments"]["confidence"]
         # Whole chemical systems are exchangeable where these were held out.

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from lightning_modules.__main__ import main
+from lightning_modules.__main__ import _users_mistake, main
 
 
 class TracebackError(AssertionError):
@@ -30,3 +31,19 @@ def outcome_of(arguments: Sequence[str]) -> str:
     if "Traceback (most recent call last)" in text or status == 1 or len(lines) != 1:
         raise TracebackError(f"status {status}: {text.strip()[-3000:]}")
     return "refused"
+
+
+def judged(read: Callable[[], Any]) -> str:
+    """`read`, or `refused` where it raises what the program tells in one line.
+
+    Raises:
+        Exception: whatever else it raises.
+    """
+    try:
+        read()
+    except Exception as error:
+        mistake = _users_mistake(error)
+        if mistake is None or "\n" in str(mistake):
+            raise
+        return "refused"
+    return "read"

@@ -51,7 +51,7 @@ def load_regression(path: str) -> tuple[Regression, PeakShape]:
     task = checkpoints.load_task(path)
     if not isinstance(task, Regression):
         raise ValueError(f"{path}: was made by {type(task).__name__}; give a regression's")
-    return task, PeakShape(**checkpoints.read(path)[checkpoints.KEY].get("peaks", {}))
+    return task, checkpoints.peaks_of(path)
 
 
 def check_units(path: str, task: Regression, collection: Collection) -> None:

@@ -15,7 +15,6 @@ from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.elements import SYMBOLS
 from datamodules.grid import Grid
-from datamodules.rendering.peaks import PeakShape
 from datamodules.store.collection import Collection
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
@@ -59,7 +58,7 @@ class Encoder:
         self.grid: Grid = task.grid
         self.backbone: Backbone = task.backbone
         self.alignment: Alignment | None = getattr(task, "alignment", None)
-        self.peaks = PeakShape(**checkpoints.read(checkpoint)[checkpoints.KEY]["peaks"])
+        self.peaks = checkpoints.peaks_of(checkpoint)
         self.inputs = weights == INPUTS
         if weights != "checkpoint":
             torch.manual_seed(seed)
