@@ -15,6 +15,7 @@ from datamodules.prepare.finish import reasons
 from datamodules.prepare.hypothetical import arguments as hypothetical
 from datamodules.prepare.pipeline import Result, prepare
 from datamodules.prepare.sources import alexandria
+from datamodules.prepare.sources.ase_files import AseSource
 from datamodules.prepare.sources.cif_folder import CifFolderSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.parquet import ParquetSource
@@ -87,6 +88,13 @@ def _parser() -> ArgumentParser:
     kind.add_argument("files", nargs="+", type=Path, metavar="FILE.parquet")
     _add_label_options(kind, "of the rows (default: immutable_id)")
     kind.set_defaults(source=_parquet)
+
+    kind = kinds.add_parser("ase", parents=[common], help="what ASE reads: XYZ, databases, POSCARs")
+    kind.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER")
+    kind.add_argument("--labels", type=Path, metavar="FILE.csv", help="identifiers and labels")
+    _add_label_options(kind, "of the labels, or a key of the images")
+    kind.set_defaults(source=_ase)
+
     kind = kinds.add_parser(
         "hypothetical", parents=[common], help="new crystals with a potential's energies"
     )
@@ -155,6 +163,17 @@ def _cif(arguments: argparse.Namespace) -> Source:
 def _parquet(arguments: argparse.Namespace) -> Source:
     return ParquetSource(
         files=tuple(arguments.files),
+        labels=parse_targets(arguments.targets),
+        id_column=arguments.id_column,
+        licence_note=arguments.licence,
+        citation_note=arguments.citation,
+    )
+
+
+def _ase(arguments: argparse.Namespace) -> Source:
+    return AseSource(
+        paths=tuple(arguments.paths),
+        labels_file=arguments.labels,
         labels=parse_targets(arguments.targets),
         id_column=arguments.id_column,
         licence_note=arguments.licence,

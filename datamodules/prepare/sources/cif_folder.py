@@ -16,7 +16,7 @@ from typing import Any
 from datamodules.arguments import printable
 from datamodules.prepare.crystals.cif import MAX_CIF, crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError
-from datamodules.prepare.sources.csv_cif import ID_COLUMNS, read_rows
+from datamodules.prepare.sources.labels import read_labels
 from datamodules.prepare.sources.source import (
     Entry,
     LabelledSource,
@@ -58,11 +58,11 @@ class CifFolderSource(LabelledSource):
         digest = hashlib.sha256()
         size = 0
         for name in names:
-            content, length = _digest(self.folder / name)
+            content, length = digest_file(self.folder / name)
             size += length
             digest.update(os.fsencode(name) + b"\0" + content)
         if self.labels_file is not None:
-            digest.update(_digest(self.labels_file)[0])
+            digest.update(digest_file(self.labels_file)[0])
             if not set(self._labels) & {_identifier(name) for name in names}:
                 raise SourceError(
                     f"{self.labels_file}: none of its {len(self._labels)} identifiers is a CIF "
@@ -106,47 +106,7 @@ class CifFolderSource(LabelledSource):
         """Texts of the labels by identifier and column."""
         if self.labels_file is None:
             return {}
-        try:
-            if self.labels_file.exists() and not self.labels_file.is_file():
-                raise SourceError(f"{self.labels_file}: a folder, pipe or device; give a file")
-            with open(self.labels_file, "rb") as stream:
-                return self._read_labels(read_rows(stream, self.labels_file, "strict"))
-        except FileNotFoundError:
-            raise SourceError(f"{self.labels_file}: no such file; check the path") from None
-        except OSError as error:
-            raise SourceError(f"{self.labels_file}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{self.labels_file}: not UTF-8 ({error.reason}); save it as UTF-8"
-            ) from None
-
-    def _read_labels(self, rows: Iterator[tuple[int, list[str]]]) -> dict[str, dict[str, str]]:
-        header = next(rows, (0, []))[1]
-        usual = [name for name in ID_COLUMNS if name in header] or header
-        id_column = self.id_column or (usual[0] if usual else "")
-        wanted = [id_column, *(target.column for target in self.labels)]
-        for column in wanted:
-            if column not in header:
-                raise SourceError(
-                    f"{self.labels_file}: no column '{column}'; there are: "
-                    f"{', '.join(header) or 'none'}"
-                )
-        id_at = header.index(id_column)
-        found: dict[str, dict[str, str]] = {}
-        for line, row in rows:
-            if len(row) != len(header):
-                raise SourceError(
-                    f"{self.labels_file}: line {line}: {len(row)} fields, the header has "
-                    f"{len(header)}; write an empty field where a label is missing"
-                )
-            identifier = _identifier(row[id_at])
-            if identifier in found:
-                raise SourceError(
-                    f"{self.labels_file}: line {line}: '{printable(identifier)}' has labels "
-                    "already; remove one of the two rows"
-                )
-            found[identifier] = {t.column: row[header.index(t.column)] for t in self.labels}
-        return found
+        return read_labels(self.labels_file, self.labels, self.id_column, _identifier)
 
 
 def _identifier(name: str) -> str:
@@ -155,7 +115,7 @@ def _identifier(name: str) -> str:
     return name
 
 
-def _digest(path: Path) -> tuple[bytes, int]:
+def digest_file(path: Path) -> tuple[bytes, int]:
     """Checksum and bytes of a file; of what is no file or cannot be read, that it is so."""
     digest = hashlib.sha256()
     size = 0

@@ -16,13 +16,14 @@ from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import MAX_ATOMS, Crystal, EntryError
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS
 from datamodules.prepare.sources.source import (
+    PER_SITE,
     Entry,
     LabelledSource,
     Part,
     Progress,
     SourceError,
     file_part,
-    number,
+    label,
     part_names,
 )
 
@@ -40,9 +41,6 @@ STRUCTURE = {
 
 FORMULA, DIMENSIONS = "chemical_formula_descriptive", "nperiodic_dimensions"
 """Columns that are compared with the structure where they are there."""
-
-PER_SITE = "/nsites"
-"""Behind a label's column: the label is divided by the number of sites (energies are a cell's)."""
 
 BATCH = 1024
 """Rows in memory."""
@@ -104,11 +102,9 @@ class ParquetSource(LabelledSource):
             raise EntryError("not periodic in three dimensions", f"{values[DIMENSIONS]}")
         crystal = _crystal(values)
         targets = {}
-        for label in self.labels:
-            value = number(values[label.column.removesuffix(PER_SITE)], label.column)
-            if value is not None and label.column.endswith(PER_SITE):
-                value /= len(crystal.numbers)
-            targets[label.name] = value
+        for target in self.labels:
+            value = values[target.column.removesuffix(PER_SITE)]
+            targets[target.name] = label(value, target.column, len(crystal.numbers))
         formula = values.get(FORMULA)
         stated = (Stated(f"column {FORMULA}", formula, whole=True),) if formula else ()
         return Entry(str(identifier), crystal, targets, stated)
@@ -140,11 +136,11 @@ class ParquetSource(LabelledSource):
                 f"(there are: {there})"
             )
         labels = [target.column.removesuffix(PER_SITE) for target in self.labels]
-        for label in labels:
-            if label not in schema.names:
-                raise SourceError(f"{path}: no column '{label}'; there are: {there}")
-            if pa.types.is_nested(schema.field(label).type):
-                raise SourceError(f"{path}: column '{label}' has lists; a label is one number")
+        for name in labels:
+            if name not in schema.names:
+                raise SourceError(f"{path}: no column '{name}'; there are: {there}")
+            if pa.types.is_nested(schema.field(name).type):
+                raise SourceError(f"{path}: column '{name}' has lists; a label is one number")
         stating = [name for name in (FORMULA, DIMENSIONS) if name in schema.names]
         return list(dict.fromkeys([identifier, *STRUCTURE, *stating, *labels]))
 

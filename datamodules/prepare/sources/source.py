@@ -364,3 +364,17 @@ def number(value: Any, column: str) -> float | None:
     except (TypeError, ValueError):
         raise EntryError("label is not a number", f"{column}={value!r}") from None
     return result if math.isfinite(result) else None
+
+
+PER_SITE = "/nsites"
+"""Behind a label's column: the label is divided by the number of sites (energies are a cell's)."""
+
+
+def label(value: Any, column: str, n_sites: int) -> float | None:
+    """A label as a number, divided by the number of sites if `PER_SITE` stands behind its column.
+
+    Raises:
+        EntryError: if it is no number.
+    """
+    result = number(value, column)
+    return result / n_sites if result is not None and column.endswith(PER_SITE) else result
