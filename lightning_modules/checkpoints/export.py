@@ -1,29 +1,16 @@
 """`xxact export`: the backbone alone, as safetensors with all that is needed to use it."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
-from datamodules.arguments import ArgumentParser, printable
+from datamodules.arguments import ArgumentParser
 from datamodules.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
-
-SUFFIX = ".safetensors"
-#: What the encoders expect; `datamodules.rendering.renderer` and `datamodules.batch` do it.
-PREPROCESSING = {
-    "xrd": "square root of intensity with Lorentz-polarization, maximum 1 in the measured window",
-    "unmeasured": "patches that are not wholly measured are left out",
-    "elements": "atomic numbers, padded with 0",
-    "fractions": "atomic fractions, sum 1",
-}
+from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum
 
 
 def export(checkpoint: Path, output: Path) -> None:
@@ -54,56 +41,6 @@ def export(checkpoint: Path, output: Path) -> None:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     replace_file(output, content)
-
-
-def read_exported(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what `export` wrote.
-
-    Returns:
-        A dictionary with `backbone`, `grid` and `preprocessing`, and the weights.
-
-    Raises:
-        ValueError: if it is missing, damaged, of another program, format or preprocessing.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such backbone")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        described = json.loads(metadata.get(checkpoints.KEY, "null"))
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        # RuntimeError: Python's JSON gives up so (RecursionError) on what is nested too deeply.
-        reason = printable(str(error).split("\n")[0], 200)
-        raise ValueError(f"{path}: not a readable backbone ({reason}); export it again") from error
-    if not isinstance(described, dict):
-        raise ValueError(f"{path}: not a backbone of xxact (no '{checkpoints.KEY}' in its header)")
-    for name, ours in (
-        ("format_version", checkpoints.FORMAT_VERSION),
-        ("preprocessing", PREPROCESSING),
-    ):
-        if described.get(name) != ours:
-            raise ValueError(
-                f"{path}: {name} is {printable(str(described.get(name)))}, this version has "
-                f"{ours}; export it again"
-            )
-    for name in ("backbone", "grid"):
-        if not isinstance(described.get(name), dict):
-            raise ValueError(f"{path}: does not say which {name} it has; export it again")
-    # The first exports had none.
-    if described.get("checksum", "") not in ("", checksum(weights)):
-        raise ValueError(f"{path}: its weights were changed or damaged; export it again")
-    return described, checkpoints.check_weights(path, weights)
-
-
-def checksum(weights: Mapping[str, Tensor]) -> str:
-    """BLAKE2b of the weights, in the order of their names, 32 hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        value = weights[name].contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def load_exported(path: str | Path) -> Backbone:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 import torch
 from torch import nn
@@ -20,7 +20,10 @@ from datamodules.grid import Grid
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
 from lightning_modules.backbone import Backbone, BackboneConfig
+from lightning_modules.checkpoints.exported import SUFFIX, read_exported
 from lightning_modules.checkpoints.reading import (
+    FORMAT_VERSION,
+    KEY,
     build,
     check_plain,
     check_weights,
@@ -33,10 +36,6 @@ if TYPE_CHECKING:
 
 Recorded = TypeVar("Recorded", SplitConfig, PeakShape)
 
-#: Raised when a checkpoint of an older version can no longer be read as it is.
-FORMAT_VERSION = 1
-#: Where the dictionary lies in Lightning's checkpoint.
-KEY = "xxact"
 _BACKBONE = "backbone."
 #: The first checkpoints recorded the file of a task, which may move, not its public name.
 _PRIVATE_NAMES = {
@@ -167,7 +166,6 @@ def load_task(path: str | Path, allow_tasks: Collection[str] = ()) -> "Task":
 
 def _task_class(path: Path, name: str, allow_tasks: Collection[str]) -> "type[Task]":
     import lightning_modules
-    from lightning_modules.base import Task
 
     name = _PRIVATE_NAMES.get(name, name)
     ours = [f"{lightning_modules.__name__}.{task}" for task in lightning_modules.TASKS]
@@ -182,9 +180,10 @@ def _task_class(path: Path, name: str, allow_tasks: Collection[str]) -> "type[Ta
         kind = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: its task {name} cannot be imported ({error})") from error
-    if not (inspect.isclass(kind) and issubclass(kind, Task)):
+    # Every task says which of its arguments shape weights.
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module) and hasattr(kind, "shaping")):
         raise ValueError(f"{path}: {name} is not a task")
-    return kind
+    return cast("type[Task]", kind)
 
 
 def _refuse_endless(path: Path, arguments: Mapping[str, Any], n_weights: int) -> None:
@@ -239,9 +238,7 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Ten
     Raises:
         ValueError: if the file cannot be read.
     """
-    if Path(path).suffix == ".safetensors":
-        from lightning_modules.checkpoints.export import read_exported
-
+    if Path(path).suffix == SUFFIX:
         return read_exported(Path(path))
     checkpoint = read(path)
     for name in ("backbone", "grid"):

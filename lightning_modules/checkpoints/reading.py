@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from datamodules.arguments import printable
 
 Module = TypeVar("Module", bound=nn.Module)
+#: Raised when a checkpoint of an older version can no longer be read as it is.
+FORMAT_VERSION = 1
+#: Where the dictionary lies in Lightning's checkpoint.
+KEY = "xxact"
 #: More names of weights than this are not listed in a message.
 _LISTED = 3
 #: No argument of a task is nested as deeply.
