@@ -86,9 +86,8 @@ class MaskedXRD(Task):
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
         repetitions: Share of the materials, in training, whose decoder is shown where the visible
             lines, repeated at their own distances in Q², would fall (`objectives/repetitions.py`);
-            0: it never is, above 0: always in validation. Shown to all, they leave the backbone
-            little to learn; shown to none, small models put an average pattern everywhere for
-            thousands of steps.
+            0: it never is, above 0: always in validation. Shown to none, small models put an
+            average pattern everywhere for thousands of steps.
         scale_range: In training, each pattern is multiplied by a number drawn log-uniformly from
             this range. Patterns arrive with their maximum at 1 and the maximum usually lies in a
             hidden patch: without the random scale, the visible ones tell what is hidden.

@@ -73,7 +73,7 @@ def test_a_killed_sweep_ends_both_ranks_of_its_trial_and_continues_it(tmp_path: 
         "folder": str(tmp_path / "out"),
         "recipe": recipe(tmp_path / "store", **{"trainer.devices": 2, "trainer.strategy": "ddp"}),
         "space": {"model.optimizer.learning_rate": {"choices": [1e-3]}},
-        "metric": "val/masked/vs_mean_pattern",
+        "metric": "val/loss",
         "sampler": "grid",
         "heartbeat": 1,
     }
