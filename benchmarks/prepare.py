@@ -33,6 +33,7 @@ from pymatgen.core import Structure
 
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.diffraction import diffraction_lines
+from datamodules.prepare.crystals.symmetry import symmetry
 from datamodules.prepare.executors import ThisProcess
 from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.slices import material
@@ -63,6 +64,7 @@ def stages(source: Source, folder: Path) -> dict[str, float]:
     material(source.entry(records[0], 0))  # compiles, or loads what was compiled
     entries, parse = timed(lambda: [source.entry(record, 0) for record in records])
     _, lines = timed(lambda: [diffraction_lines(entry.crystal) for entry in entries])
+    _, symmetries = timed(lambda: [symmetry(entry.crystal) for entry in entries])
     reduced_formula.__globals__["_formula"].cache_clear()
     materials, simulate = timed(lambda: [material(entry) for entry in entries])
     names = [target.name for target in source.targets]
@@ -72,7 +74,8 @@ def stages(source: Source, folder: Path) -> dict[str, float]:
         "read": 1e6 * all_read / n_all,
         "parse": 1e6 * parse / n,
         "simulate": 1e6 * lines / n,
-        "formula and columns": 1e6 * (simulate - lines) / n,
+        "symmetry": 1e6 * symmetries / n,
+        "formula and columns": 1e6 * (simulate - lines - symmetries) / n,
         "write": 1e6 * write / n,
     }
 
