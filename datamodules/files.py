@@ -37,6 +37,13 @@ class _Writer(io.RawIOBase):
             self.refusal = self.refusal or error
             raise
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    @property
+    def name(self) -> str:
+        return self._stream.name
+
     def flush(self) -> None:
         if not self._stream.closed:
             self._stream.flush()

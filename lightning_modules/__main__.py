@@ -1,5 +1,6 @@
 """The `xxact` command. Chooses the program before importing torch, so that most start at once."""
 
+import errno
 import os
 import sys
 import traceback
@@ -33,6 +34,8 @@ Many runs (each a `fit` of its own; killed ones continue when the command is giv
 every key. Start with `make pretrain`.
 """
 _TRAINING = ("fit", "validate", "test")
+#: Refusals of a disk, which may come without a file's name.
+_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _OURS = ("datamodules", "lightning_modules")
 
 
@@ -52,6 +55,20 @@ def _users_mistake(error: BaseException) -> BaseException | None:
         if isinstance(cause, ValueError) and module.split(".")[0] in _OURS:
             return cause
         cause = cause.__cause__
+    return None
+
+
+def _refusal(error: BaseException) -> OSError | None:
+    """What the system refuses, behind an error: a full or read-only disk, a missing permission.
+
+    Libraries pass it on as an error of their own; the file is then in the system's message, or in
+    none, as of TensorBoard, whose thread writes.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (cause.filename is not None or cause.errno in _DISKS):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -124,6 +141,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         mistake = _users_mistake(error)
+        refusal = _refusal(error)
+        if mistake is None and refusal is not None:
+            from datamodules.files import explain
+
+            print(f"xxact: error: {printable(explain(refusal), 2000)}", file=sys.stderr)
+            return 2
         if mistake is None:
             traceback.print_exc()
             return 1

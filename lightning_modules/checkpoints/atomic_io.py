@@ -1,11 +1,15 @@
 """How checkpoints are written: whole or not at all, into the folder where they stay."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_modules import checkpoints
+
+#: The checkpoint from which a run goes on, and what the name of the one before it ends with.
+LAST, PREVIOUS = "last.ckpt", ".previous"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,5 +27,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == LAST and path.is_file():
+            _keep(path)
         checkpoints.write(path, checkpoint)
+
+
+def _keep(path: Path) -> None:
+    """Keep a checkpoint under another name; it keeps its own until another takes its place."""
+    kept, link = path.with_name(path.name + PREVIOUS), path.with_name(f".{path.name}.link.tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+        link.replace(kept)
+    except OSError:
+        # A file system without links: for a moment there is only the previous one.
+        path.replace(kept)

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from datamodules.arguments import printable
-from datamodules.files import replacing
 from datamodules.grid import Grid
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
@@ -29,6 +28,7 @@ from lightning_modules.checkpoints.reading import (
     check_weights,
     compare_shapes,
     read_archive,
+    write_archive,
 )
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ def write(path: str | Path, checkpoint: dict[str, Any]) -> None:
         path: Its file; replaced if it exists.
         checkpoint: What `read` returned.
     """
-    with replacing(path) as file:
-        torch.save(checkpoint, file)
+    write_archive(Path(path), checkpoint)
 
 
 def load_task(path: str | Path, allow_tasks: Collection[str] = ()) -> "Task":

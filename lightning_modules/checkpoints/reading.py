@@ -3,6 +3,8 @@
 Nothing in a file is run, and nothing takes more memory than the file is large.
 """
 
+import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import printable
+from datamodules.files import replacing
 
 Module = TypeVar("Module", bound=nn.Module)
 #: Raised when a checkpoint of an older version can no longer be read as it is.
@@ -20,6 +23,8 @@ FORMAT_VERSION = 1
 KEY = "xxact"
 #: More names of weights than this are not listed in a message.
 _LISTED = 3
+#: Of the number that says how long an archive's comment is.
+_LENGTH_BYTES = 2
 #: No argument of a task is nested as deeply.
 _DEEPEST = 20
 
@@ -27,8 +32,8 @@ _DEEPEST = 20
 def read_archive(path: Path) -> dict[Any, Any]:
     """Read what `torch.save` wrote, onto the CPU, without unpickling objects.
 
-    The archive has a checksum (CRC-32) of each of its parts, so that a single bit that is not as it
-    was written is noticed. Tensors are views of the file until they are copied.
+    It has a checksum (of each part, where torch alone wrote it), so that a single bit that is not
+    as it was written is noticed. Tensors are views of the file until they are copied.
 
     Args:
         path: The file.
@@ -64,8 +69,46 @@ def _damage(path: Path) -> str:
             return "it is compressed, which no checkpoint is"
         if sum(part.file_size for part in parts) > size:
             return "its parts are larger than the file"
+        if archive.comment:
+            return "" if digest(path) == archive.comment else "its checksum is wrong"
+        # Written by torch alone, as by the first versions of xxact.
         broken = archive.testzip()
     return f"the checksum of {printable(broken)} is wrong" if broken else ""
+
+
+def write_archive(path: Path, content: dict[str, Any]) -> None:
+    """Write what `read_archive` reads, whole or not at all, with a checksum of every byte.
+
+    Args:
+        path: Its file; replaced if it exists.
+        content: Tensors and plain values.
+    """
+    with replacing(path) as file:
+        torch.save(content, file)
+        file.flush()
+        found = digest(Path(file.name))
+        # The archive's comment, before which stands its length.
+        file.seek(-_LENGTH_BYTES, os.SEEK_END)
+        file.write(len(found).to_bytes(_LENGTH_BYTES, "little") + found)
+
+
+def digest(path: Path) -> bytes:
+    """BLAKE2b of an archive as it was before it had a comment: 32 hexadecimal digits.
+
+    Empty if the comment's length is not what it says.
+    """
+    found = hashlib.blake2b(digest_size=16)
+    left = path.stat().st_size
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        left -= len(archive.comment) + _LENGTH_BYTES
+        file.seek(0)
+        while left and (part := file.read(min(left, 2**20))):
+            found.update(part)
+            left -= len(part)
+        if int.from_bytes(file.read(_LENGTH_BYTES), "little") != len(archive.comment):
+            return b""
+    found.update(bytes(_LENGTH_BYTES))
+    return found.hexdigest().encode()
 
 
 def check_plain(path: Path, value: Any, depth: int = 0) -> None:

@@ -6,7 +6,6 @@ the whole group: processes of DDP too, nothing is left behind on the GPU.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +14,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from lightning_modules.training.run_lock import Lock
 
 #: Seconds that a group has for ending by itself before it is killed.
 GRACE = 10.0
@@ -35,7 +36,7 @@ class Job:
         command: Sequence[str],
         log: Path,
         environment: Mapping[str, str] | None = None,
-        lock: "Lock | None" = None,
+        lock: Lock | None = None,
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -78,40 +79,6 @@ class Job:
             self._guard.wait(2 * GRACE)
         self._sweep_up()
         self._guard.wait()
-
-
-class Lock:
-    """An exclusive claim on a folder; it ends with the last process that holds it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    @classmethod
-    def take(cls, folder: Path) -> "Lock | None":
-        """Claim a folder, which is made if need be; None if another process has it.
-
-        Raises:
-            ValueError: if it cannot be written, or its file system has no locks.
-        """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(descriptor)
-                if isinstance(error, BlockingIOError):
-                    return None
-                raise
-        except OSError as error:
-            raise ValueError(
-                f"{folder}: cannot be locked ({error.strerror}); choose another --folder"
-            ) from error
-        return cls(descriptor)
-
-    def release(self) -> None:
-        """Give the folder back."""
-        os.close(self.descriptor)
 
 
 def xxact(*arguments: str) -> list[str]:

@@ -35,6 +35,7 @@ from lightning_modules import checkpoints
 from lightning_modules.base import Task
 from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
 from lightning_modules.training import recipe_checks as checks
+from lightning_modules.training import resumption
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
 from lightning_modules.training.callbacks.console import ValidationLines, figures, score
@@ -54,6 +55,7 @@ INVARIANTS = {
     "num_sanity_val_steps": 1,
     "use_distributed_sampler": False,  # the stream shares out its batches itself
 }
+
 #: Keys of the saved configuration that belong to one start, not to the run.
 _OF_ONE_START = ("resume", "ckpt_path", "config", "subcommand")
 
@@ -163,7 +165,7 @@ class XxactCLI(LightningCLI):
         parser.add_argument("--run", type=str, default="runs/run", help="The run's folder.")
         parser.add_argument(
             "--resume",
-            type=runs.Resume,
+            type=resumption.Resume,
             default="never",
             nargs="?",
             const="newest",
@@ -198,7 +200,7 @@ class XxactCLI(LightningCLI):
             rank = rank_zero_only.rank  # type: ignore[attr-defined]
             if resume == "never" and (rank or self._of("trainer.fast_dev_run")):
                 return
-            self.checkpoint = runs.open_run(Path(self._of("run")), resume)
+            self.checkpoint = resumption.open_run(Path(self._of("run")), resume)
         elif not self._of("ckpt_path"):
             raise ValueError(
                 f"{self.subcommand}: no checkpoint; give one with --checkpoint "
@@ -299,12 +301,9 @@ class XxactCLI(LightningCLI):
         """Train; a start that fails before its first step leaves no folder behind."""
         # Before TensorBoard writes anything, and before a rank waits for another.
         self.datamodule.check("fit", self.trainer.world_size, bool(self.trainer.limit_val_batches))
-        try:
+        writes = self.trainer.is_global_zero and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        with resumption.training_in(Path(self._of("run")), self.trainer, self.checkpoint, writes):
             self.trainer.fit(**arguments)
-        except BaseException:
-            if self.trainer.is_global_zero:
-                runs.forget_start(Path(self._of("run")))
-            raise
 
     @rank_zero_only
     def after_fit(self) -> None:

@@ -1,75 +1,33 @@
-"""A run's folder: what may be written where, and from which checkpoint a run is resumed."""
+"""A run's folder: what lies where in it."""
 
+import json
 from pathlib import Path
-from typing import Literal
+
+from lightning_modules.training.recipe_files import read_yaml
+from lightning_modules.training.run_lock import TRAINING
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
-
-#: `never`: the folder must be new. `newest`: continue from the newest checkpoint, which must
-#: exist. `auto`: continue if there is one, else start afresh (for requeued jobs).
-Resume = Literal["never", "newest", "auto"]
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest of a run's `last*.ckpt` and of those that Lightning writes when SLURM ends a job.
-
-    Args:
-        folder: The run's folder.
-    """
-    candidates = [
-        *(folder / CHECKPOINTS).glob("last*.ckpt"),
-        *folder.glob("hpc_ckpt_*.ckpt"),
-    ]
-    return max(candidates, key=lambda path: path.stat().st_mtime_ns, default=None)
+METRICS_FINAL = "metrics.json"
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a folder holds anything but what TensorBoard leaves of a start that never trained."""
+    """Whether a folder holds anything but what a start leaves that never trained."""
     return folder.is_dir() and any(
-        not (path.name == "hparams.yaml" or path.name.startswith("events.out.tfevents"))
+        not (
+            path.name in ("hparams.yaml", TRAINING)
+            or path.name.startswith("events.out.tfevents")
+            or (path.name == CHECKPOINTS and not any(path.iterdir()))
+        )
         for path in folder.iterdir()
     )
-
-
-def open_run(folder: Path, resume: Resume) -> Path | None:
-    """Decide whether a run may start in a folder, without touching it.
-
-    Args:
-        folder: The run's folder.
-        resume: How to treat what is there.
-
-    Returns:
-        The checkpoint to resume from, or None to start afresh.
-
-    Raises:
-        ValueError: if the folder is in use and `resume` is `never`, or there is nothing to
-            resume from.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: the run's folder is a file; choose another with --run")
-    checkpoint = newest_checkpoint(folder)
-    if resume == "never" and is_used(folder):
-        how = "--resume continues it" if checkpoint else "it holds no checkpoint to resume from"
-        raise ValueError(
-            f"{folder}: the run's folder is not empty ({how}); choose another with --run, or "
-            "delete it"
-        )
-    if resume == "never":
-        return None
-    if resume == "newest" and checkpoint is None:
-        raise ValueError(
-            f"{folder}: --resume finds no checkpoint (neither {CHECKPOINTS}/last*.ckpt nor "
-            "hpc_ckpt_*.ckpt); start the run without --resume"
-        )
-    return checkpoint
 
 
 def forget_start(folder: Path) -> None:
     """Remove what TensorBoard wrote at a start that failed before it trained."""
     if folder.is_dir() and not is_used(folder):
         for path in folder.iterdir():
-            path.unlink()
+            path.rmdir() if path.is_dir() else path.unlink()
         folder.rmdir()
 
 
@@ -80,6 +38,30 @@ def next_config_path(folder: Path) -> Path:
         n += 1
         path = folder / f"config.{n}.yaml"
     return path
+
+
+def unfinished(folder: Path) -> str:
+    """Why a run has not come to its end, whatever its process said; empty if it has.
+
+    A run that is ended from outside, or requeued, may end without an error.
+
+    Args:
+        folder: The run's folder.
+    """
+    path = folder / METRICS_FINAL
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path} is missing: the training was ended before its last step"
+    configs = [p for p in folder.glob("config*.yaml") if p.name != CONFIG]
+    newest = max(configs, key=lambda p: int(p.name.split(".")[1]), default=folder / CONFIG)
+    trainer = (read_yaml(newest) or {}).get("trainer", {})
+    callbacks = [str(entry.get("class_path")) for entry in trainer.get("callbacks") or []]
+    if trainer.get("max_time") or any("EarlyStopping" in name for name in callbacks):
+        return ""
+    if trainer.get("max_epochs") not in (None, -1) or not step < trainer.get("max_steps", -1):
+        return ""
+    return f"{path} is of step {step} of {trainer['max_steps']}: the training was ended early"
 
 
 def folder_of(checkpoint: Path) -> Path:

@@ -69,7 +69,21 @@ def test_weights_cannot_claim_more_than_the_file_holds(
     assert "more than the file holds" in refusal(tmp_path / "a.ckpt", content)
 
 
-def test_every_flipped_bit_of_the_content_is_noticed(tmp_path: Path) -> None:
+def test_every_flipped_bit_is_noticed(content: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    checkpoints.write(path, content)
+    assert torch.load(path, weights_only=True)["xxact"] == checkpoints.read(path)["xxact"]
+    data = bytearray(path.read_bytes())
+    last = range(len(data) - 60, len(data))
+    for position in (*range(0, len(data), len(data) // 50), *last):
+        data[position] ^= 16
+        path.write_bytes(data)
+        data[position] ^= 16
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
+            checkpoints.read(path)
+
+
+def test_flipped_bits_of_the_content_are_noticed_in_what_torch_alone_wrote(tmp_path: Path) -> None:
     path, data = tmp_path / "a.ckpt", bytearray(STORED.read_bytes())
     weights = torch.load(STORED, weights_only=True)["state_dict"]
     noticed = 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.experiments.processes import Job, Lock, last_lines
+from lightning_modules.experiments.processes import Job, last_lines
+from lightning_modules.training.run_lock import Lock
 from tests.study.fakes import eventually, exists
 
 #: Starts a process that ignores being asked to end, tells both ids, and waits.
@@ -65,7 +66,8 @@ def test_a_job_ends_and_frees_its_folder_when_its_starter_is_killed(tmp_path: Pa
     starter = f"""
 import time
 from pathlib import Path
-from lightning_modules.experiments.processes import Job, Lock
+from lightning_modules.experiments.processes import Job
+from lightning_modules.training.run_lock import Lock
 lock = Lock.take(Path({str(tmp_path)!r}))
 Job({python(STUBBORN, str(tmp_path / "ids"))!r}, Path({str(tmp_path / "log")!r}), lock=lock)
 time.sleep(60)

@@ -12,10 +12,10 @@ import pytest
 
 from lightning_modules.experiments.arguments import make_folder
 from lightning_modules.experiments.machine import Machine
-from lightning_modules.experiments.processes import Lock
 from lightning_modules.experiments.study.run import FAILURE, RESULT, Run, Training
 from lightning_modules.experiments.study.runner import Runner
 from lightning_modules.training.run_folder import CHECKPOINTS
+from lightning_modules.training.run_lock import Lock
 from tests.study.fakes import FakeRun, append, eventually
 
 

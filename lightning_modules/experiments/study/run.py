@@ -20,7 +20,7 @@ from datamodules.store.splits import SplitConfig, split_rows
 from lightning_modules.experiments.processes import xxact
 from lightning_modules.experiments.recipes import Recipe, digest
 from lightning_modules.training.recipe_files import read_yaml
-from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG
+from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG, METRICS_FINAL, unfinished
 
 STATE, RESULT, FAILURE, LOG = "state.json", "result.json", "failure.json", "log.txt"
 METRICS = "metrics.jsonl"
@@ -103,12 +103,14 @@ class Training(Run):
     def collect(self, root: Path) -> dict[str, Any]:
         """Curve, final and test metrics, size of the training split, errors of each formula."""
         folder = root / self.name
+        if reason := unfinished(folder):
+            raise ValueError(reason)
         data = read_yaml(folder / CONFIG)["data"]
         check_split(SplitConfig(**data["split"]), root, self.needs)
         lines = (folder / METRICS).read_text().splitlines()
         result: dict[str, Any] = {
             "curve": [json.loads(line) for line in lines],
-            "final": json.loads((folder / "metrics.json").read_text()),
+            "final": json.loads((folder / METRICS_FINAL).read_text()),
             "n_train": training_size(data),
         }
         if self.test != "none":

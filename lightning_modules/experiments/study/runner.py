@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.experiments.machine import Machine
-from lightning_modules.experiments.processes import Job, Lock, last_lines
+from lightning_modules.experiments.processes import Job, last_lines
 from lightning_modules.experiments.study.run import (
     FAILURE,
     LOG,
@@ -21,6 +21,7 @@ from lightning_modules.experiments.study.run import (
     read_json,
     write_json,
 )
+from lightning_modules.training.run_lock import Lock
 
 #: What runs there are, given the results so far (by name) and the names of those that failed.
 Plan = Callable[[dict[str, Any], set[str]], Sequence[Run]]

@@ -15,10 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lightning_modules.experiments.arguments import make_folder
 from lightning_modules.experiments.machine import Machine
-from lightning_modules.experiments.processes import Job, Lock, last_lines, xxact
+from lightning_modules.experiments.processes import Job, last_lines, xxact
 from lightning_modules.experiments.recipes import Recipe
 from lightning_modules.experiments.study.run import LOG, METRICS, PLAIN
 from lightning_modules.experiments.sweep.config import Sweep
+from lightning_modules.training.run_folder import unfinished
+from lightning_modules.training.run_lock import Lock
 
 _POLL = 0.2
 #: Heartbeats without which a trial counts as abandoned.
@@ -236,6 +238,8 @@ class Worker:
                 if trial.should_prune():
                     self._prune(folder, f"ended at step {step}: {value:.6g}")
             if status == 0:
+                if reason := unfinished(folder):
+                    self._crash(trial, folder, 0, [reason])
                 if not seen:
                     self._crash(trial, folder, 0, [f"no {self.sweep.metric} in {METRICS}"])
                 best = min if self.sweep.direction == "minimize" else max

@@ -17,10 +17,9 @@ from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.files import replace_file, replace_picture
 from lightning_modules.metrics.reconstruction import highest, strongest_line
-from lightning_modules.training.run_folder import CHECKPOINTS
+from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL
 
 METRICS_LINES = "metrics.jsonl"
-METRICS_FINAL = "metrics.json"
 PICTURES = "pictures"
 
 
@@ -72,18 +71,25 @@ class MetricsWriter(Callback):
         self.seconds_before = 0.0
         self._start = time.monotonic()
         self._last: tuple[float, int] | None = None
+        self._metrics: dict[str, float | None] = {}
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._start
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on counting from."""
-        return {"samples_seen": self.samples_seen, "seconds": self._seconds()}
+        return {
+            "samples_seen": self.samples_seen,
+            "seconds": self._seconds(),
+            "metrics": self._metrics,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.samples_seen = state_dict["samples_seen"]
         self.seconds_before = state_dict["seconds"]
+        # A resumed run has not logged all of them before its first validation.
+        self._metrics = dict(state_dict.get("metrics", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; drop lines that the checkpoint knows nothing of."""
@@ -131,12 +137,13 @@ class MetricsWriter(Callback):
         write_json(Path(trainer.default_root_dir) / METRICS_FINAL, self._line(trainer))
 
     def _line(self, trainer: L.Trainer) -> dict[str, Any]:
+        self._metrics |= finite_metrics(trainer.callback_metrics)
         return {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "wall_time": round(self._seconds(), 3),
             "samples_seen": self.samples_seen,
-            **finite_metrics(trainer.callback_metrics),
+            **self._metrics,
         }
 
 
@@ -179,7 +186,9 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if not self._between_steps or step == self._saved_at or validation_follows(trainer):
             return
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+        # Lightning ends a run after a step: with several processes not all of them in this place.
+        ends = trainer.received_sigterm and trainer.world_size == 1
+        if step % self.every_n_steps == 0 or step == trainer.max_steps or ends:
             self._save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
