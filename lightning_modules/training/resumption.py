@@ -2,10 +2,11 @@
 
 import errno
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -138,9 +139,19 @@ def training_in(
             folder behind.
     """
     lock = _claim(folder, checkpoint is None) if writes else None
+    hook = threading.excepthook
+
+    def told_later(thread: Any) -> None:
+        # What the disk refuses to TensorBoard's thread ends the training, too.
+        if not isinstance(thread.exc_value, OSError):
+            hook(thread)
+
+    threading.excepthook = told_later
     try:
         yield
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(folder)
         if writes:
             forget_start(folder)
         status = _exit_status(error)
@@ -150,6 +161,7 @@ def training_in(
             print(_how_to_go_on(folder, status, trainer.global_step), file=sys.stderr)
         raise SystemExit(status) from error
     finally:
+        threading.excepthook = hook
         if lock is not None:
             lock.release()
 
