@@ -15,12 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
+#: The operator's further arguments: nothing follows the product.
+_PLAIN: tuple[Any, ...] = ("none", [], "")
+
 
 def _find_kernel() -> Any:
     """Find oneDNN's linear layer, which torch has for its compiler (hence the underscore)."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.enabled:
         return None
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    kernel = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return kernel if kernel is not None and _works(kernel) else None
+
+
+def _works(kernel: Any) -> bool:
+    """Whether the operator is still what it was: private ones may change with any version."""
+    rows, weight, bias = torch.eye(3, 2), torch.tensor([[1.0, 2.0]] * 4), torch.ones(4)
+    try:
+        return torch.allclose(
+            kernel(rows, weight, bias, *_PLAIN), F.linear(rows, weight, bias), atol=1e-6
+        )
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
 
 
 _KERNEL = _find_kernel()
@@ -28,7 +43,7 @@ _KERNEL = _find_kernel()
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply: rows · weightᵀ + bias; transposed arguments are copied first."""
-    product: Tensor = _KERNEL(rows, weight, bias, "none", [], "")
+    product: Tensor = _KERNEL(rows, weight, bias, *_PLAIN)
     return product
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.rendering.renderer import Renderer
-from lightning_modules.backbone import transformer
+from lightning_modules.backbone import linear, transformer
 from lightning_modules.backbone.linear import Linear
 from lightning_modules.base import Task
 from lightning_modules.masked_xrd import MaskedXRD
@@ -182,6 +182,18 @@ def test_linear_layers_equal_torchs(shape: tuple[int, ...], width: int) -> None:
     expected = results(plain, lambda x: F.linear(x, layer.weight, layer.bias))
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_an_operator_that_torch_has_changed_is_not_used() -> None:
+    def another_signature(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return rows @ weight.T
+
+    def another_result(rows: torch.Tensor, weight: torch.Tensor, *_: object) -> torch.Tensor:
+        return rows @ weight.T
+
+    assert not linear._works(another_signature)
+    assert not linear._works(another_result), "the bias is missing"
+    assert linear._KERNEL is None or linear._works(linear._KERNEL)
 
 
 def test_frozen_linear_layers_pass_gradients_on() -> None:
