@@ -22,6 +22,7 @@ import argparse
 import csv
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def picture(points: list[dict[str, Any]]) -> Figure:
     gains, pairs = figure.subplots(1, 2)
     sets = list(dict.fromkeys(p["set"] for p in points))
     targets = list(dict.fromkeys(p["target"] for p in points))
-    markers = dict(zip(targets, "osD^vP*XdhH8<>", strict=False))
+    markers = dict(zip(targets, cycle("osD^vP*XdhH8<>"), strict=False))
     colour = colours(sets)
     for p in points:
         style: dict[str, Any] = {
