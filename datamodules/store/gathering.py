@@ -7,6 +7,7 @@ every row and column. The loop here reads Arrow's buffers by their addresses ins
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from datamodules.batch import (
     SYSTEM_KEY,
     TARGETS,
 )
-from datamodules.store.store import Store, StoreError
+from datamodules.store.store import Store, StoreError, checksum
 from datamodules.store.structure import INTEGERS
 
 
@@ -146,9 +147,13 @@ class Gatherer:
                     f"has {self._n_points}; stores of one run need the same grid"
                 )
         shards = [(store, i) for store in self._stores for i in range(len(store.manifest.shards))]
+        self._lined = np.array([store.manifest.layout == "peaks" for store, _ in shards])
         rows = [store.manifest.shards[i].rows for store, i in shards]
         self._starts: np.ndarray = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
         self._keep: list[pa.RecordBatch] = []
+        self._files = [store.folder / store.manifest.shards[i].file for store, i in shards]
+        self._checksums = [store.manifest.shards[i].checksum for store, i in shards]
+        self._states = [_state(path) for path in self._files]
         self._addresses = np.stack([self._map(store, number) for store, number in shards])
 
     def __len__(self) -> int:
@@ -183,6 +188,45 @@ class Gatherer:
                 table[_FIRST_TARGET + t] = column.buffers()[1].address
         return table
 
+    def _check_unchanged(self, shard: int) -> None:
+        """Refuse a shard that was cut or overwritten in place since it was mapped.
+
+        A cut one would end the process (SIGBUS), a zeroed one would be trained on. One that was
+        deleted or replaced is no harm: what is mapped stays as it was.
+
+        Raises:
+            StoreError: naming the file.
+        """
+        now, then = _state(self._files[shard]), self._states[shard]
+        if now is None or then is None or now == then or now[0] != then[0]:
+            return
+        path = self._files[shard]
+        if now[1] != then[1]:
+            raise StoreError(
+                f"{path}: has {now[1]} bytes, had {then[1]} when it was opened: it was changed "
+                "while it was read; prepare the store again and resume"
+            )
+        with open(path, "rb") as stream:
+            found = checksum(stream.read())
+        if found != self._checksums[shard]:
+            raise StoreError(
+                f"{path}: was changed while it was read (its checksum is no longer the "
+                "manifest's); prepare the store again and resume"
+            )
+        self._states[shard] = now  # only touched, or written anew with the same content
+
+    def _refuse_zeros(self, shards: np.ndarray, zero: np.ndarray) -> None:
+        """Refuse rows that hold zeros or NaN where every material has something.
+
+        Raises:
+            StoreError: naming the file.
+        """
+        if zero.any():
+            raise StoreError(
+                f"{self._files[shards[zero][0]]}: holds zeros or NaN in place of a material; its "
+                "disk has lost it: prepare the store again"
+            )
+
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The batch of some rows; keys, shapes and units as in `datamodules.batch`.
 
@@ -191,12 +235,15 @@ class Gatherer:
 
         Raises:
             IndexError: if there is no such row.
+            StoreError: if a shard was changed while it was read.
         """
         rows = np.asarray(rows, np.int64)
         n_rows = len(rows)
         if n_rows and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            self._check_unchanged(shard)
         local = rows - self._starts[shards]
         where = self._addresses, shards
         first, length = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
@@ -205,6 +252,7 @@ class Gatherer:
         elements = np.zeros((n_rows, self._max_elements), np.int64)
         fractions = np.zeros((n_rows, self._max_elements), np.float32)
         _copy_composition(*where, first, length, elements, fractions)
+        self._refuse_zeros(shards, (elements[:, 0] == 0) | ~(fractions[:, 0] > 0))
 
         targets = np.full((len(self._targets), n_rows), np.nan, np.float32)
         for t, (name, labels) in enumerate(zip(self._targets, targets, strict=True)):
@@ -232,12 +280,26 @@ class Gatherer:
             q, intensity = (np.empty(offsets[-1], np.float32) for _ in range(2))
             _copy_lists(self._addresses, _Q, shards, first, offsets, q)
             _copy_lists(self._addresses, _INTENSITY, shards, first, offsets, intensity)
+            self._refuse_zeros(shards, self._lined[shards] & (length == 0))
+            # Written so that NaN is wrong, too; a Q of 1000 Å⁻¹ has no wavelength.
+            wrong = ~((q > 0) & (q < 1000) & (intensity >= 0) & (intensity < np.inf))
+            if wrong.any():
+                self._refuse_zeros(shards, np.diff(np.append(0, np.cumsum(wrong))[offsets]) > 0)
             batch |= {LINE_Q: q, LINE_INTENSITY: intensity, LINE_OFFSETS: offsets}
         if self._n_points:
             profile = np.full((n_rows, self._n_points), np.nan, np.float16)
             _copy_profiles(*where, local, profile.view(np.uint16))
             batch[PROFILE] = profile
         return batch
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells whether a file is still the same: its number, size and time; None without one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _n_points(store: Store) -> int:

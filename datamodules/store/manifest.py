@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from datamodules.arguments import printable
 from datamodules.files import replace_file
+from datamodules.grid import Grid
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
@@ -106,7 +108,7 @@ class Manifest:
             raise StoreError(
                 f"{folder}: not a finished store (no {MANIFEST}); run `xxact prepare` to its end"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{path}: not valid JSON ({error}); prepare the store again") from None
         version = data.get("format_version") if isinstance(data, dict) else None
         if version not in READABLE:
@@ -119,8 +121,77 @@ class Manifest:
             values = {key: value for key, value in data.items() if key in known}
             values["shards"] = [ShardInfo(**shard) for shard in values["shards"]]
             values["targets"] = [TargetInfo(**target) for target in values["targets"]]
-            return cls(**values)
-        except (KeyError, TypeError) as error:
+            manifest = cls(**values)
+            manifest._check()
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"{path}: incomplete manifest ({error}); prepare the store again"
+                f"{path}: incomplete or damaged manifest ({error}); prepare the store again"
             ) from None
+        return manifest
+
+    def _check(self) -> None:
+        """Refuses values that no writer writes, and files outside the store's folder.
+
+        Raises:
+            ValueError: naming the entry.
+        """
+        kinds: dict[str, type] = dict.fromkeys(
+            ("source", "options", "counts", "physics", "software", "notes"), dict
+        )
+        for name, kind in kinds.items():
+            _require(isinstance(getattr(self, name), kind), name, getattr(self, name))
+        for name, value in (self.counts | self.notes).items():
+            _require(_is_count(value), f"count of {name}", value)
+        _require(self.layout in get_args(Layout), "layout", self.layout)
+        _require(
+            _is_count(self.max_elements) and self.max_elements >= 1,
+            "max_elements",
+            self.max_elements,
+        )
+        for shard in self.shards:
+            _require(_is_name(shard.file), "a shard's file", shard.file)
+            _require(isinstance(shard.checksum, str), "a shard's checksum", shard.checksum)
+            for size in (shard.rows, shard.bytes, shard.max_elements):
+                _require(_is_count(size), f"a number of {shard.file}", size)
+        for target in self.targets:
+            _require(isinstance(target.name, str), "a target's name", target.name)
+            _require(isinstance(target.unit, str), f"the unit of {target.name}", target.unit)
+            _require(_is_count(target.count), f"the count of {target.name}", target.count)
+            for found in (target.mean, target.std, target.min, target.max):
+                _require(found is None or _is_finite(found), f"statistics of {target.name}", found)
+        names = [target.name for target in self.targets]
+        _require(len(set(names)) == len(names), "targets (one is there twice)", names)
+        span = self.physics.get("q_range", [0.0, 1.0])
+        sound = isinstance(span, list) and len(span) == 2 and all(map(_is_finite, span))
+        _require(sound, "q_range", span)
+        files = self.source.get("files", [])
+        sound = isinstance(files, list) and all(isinstance(f, dict) and "name" in f for f in files)
+        _require(sound, "files of the source", files)
+        _require(isinstance(self.grid, dict | None), "grid", self.grid)
+        if self.layout == "profile":
+            _require(self.grid is not None, "grid", self.grid)
+            Grid(**(self.grid or {}))
+
+
+def _require(fits: bool, name: str, value: Any) -> None:
+    if not fits:
+        raise ValueError(f"{name} is {printable(repr(value), 80)}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300 and value == value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it names a file of the folder itself: no path, nothing hidden."""
+    return (
+        isinstance(value, str)
+        and len(value.encode(errors="replace")) <= 255
+        and value.isprintable()
+        and not value.startswith(".")
+        and Path(value).name == value
+    )

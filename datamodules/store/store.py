@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from datamodules.store.manifest import (
     StoreError,
     TargetInfo,
 )
+from datamodules.store.shards.mapping import check_file, check_shape, check_values, map_shard
 from datamodules.store.structure import INTEGERS, RECIPROCAL_METRIC, STRUCTURE_TARGETS, Symmetry
 
 __all__ = [
@@ -56,8 +56,6 @@ __all__ = [
 MAX_SHARD_ROWS = 8192
 REJECTED = "rejected.jsonl"
 NOTES = "notes.jsonl"
-
-_MAGIC = b"ARROW1"
 
 
 @dataclass
@@ -200,20 +198,6 @@ def write_batch(path: Path, batch: pa.RecordBatch) -> ShardInfo:
     return ShardInfo(path.name, batch.num_rows, data.size, checksum(data), most)
 
 
-def map_shard(path: Path) -> pa.RecordBatch:
-    """Maps a shard into memory; its columns are views of the page cache.
-
-    Raises:
-        StoreError: if the file is missing or damaged.
-    """
-    try:
-        # Closing the file keeps the mapping: a store of 700 shards holds no file descriptors.
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).get_batch(0)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); prepare the store again") from None
-
-
 def summarise_targets(
     folder: Path, shards: Sequence[ShardInfo], units: dict[str, str]
 ) -> list[TargetInfo]:
@@ -259,7 +243,7 @@ class Store:
         if not self.manifest.shards or not sum(shard.rows for shard in self.manifest.shards):
             raise StoreError(f"{self.folder}: the store is empty; see {self.folder / REJECTED}")
         for shard in self.manifest.shards:
-            _check_shard_file(self.folder / shard.file, shard)
+            check_file(self.folder / shard.file, shard)
         rows = [shard.rows for shard in self.manifest.shards]
         self.starts: np.ndarray = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
         """First row of each shard, and the number of rows at the end."""
@@ -292,12 +276,10 @@ class Store:
         """The record batch of one shard, mapped into memory at the first call."""
         if number not in self._batches:
             info = self.manifest.shards[number]
-            batch = map_shard(self.folder / info.file)
-            if batch.num_rows != info.rows:
-                raise StoreError(
-                    f"{self.folder / info.file}: {batch.num_rows} rows where the manifest says "
-                    f"{info.rows}; prepare the store again"
-                )
+            path, manifest = self.folder / info.file, self.manifest
+            batch = map_shard(path)
+            names = [target.name for target in manifest.targets]
+            check_shape(batch, path, info, manifest.layout, names, manifest.max_elements)
             self._batches[number] = batch
         return self._batches[number]
 
@@ -365,12 +347,12 @@ class Store:
         raise StoreError(f"{self.folder}: no material '{identifier}'; see the store's column `id`")
 
     def verify(self) -> None:
-        """Compares every shard with its checksum.
+        """Compares every shard with its checksum, and looks at every value.
 
         Raises:
-            StoreError: naming the first shard that differs.
+            StoreError: naming the first shard that differs, or holds what no writer writes.
         """
-        for shard in self.manifest.shards:
+        for number, shard in enumerate(self.manifest.shards):
             path = self.folder / shard.file
             with pa.memory_map(str(path)) as source:
                 found = checksum(source.read_buffer())
@@ -379,6 +361,7 @@ class Store:
                     f"{path}: checksum {found}, the manifest says {shard.checksum}; "
                     "the file was changed or damaged: prepare the store again"
                 )
+            check_values(self.shard(number), path)
 
 
 def _symmetry(batch: pa.RecordBatch, row: int) -> Symmetry | None:
@@ -389,22 +372,3 @@ def _symmetry(batch: pa.RecordBatch, row: int) -> Symmetry | None:
     if group is None:
         return None
     return Symmetry(group, bravais, sites, (*metric,))
-
-
-def _check_shard_file(path: Path, shard: ShardInfo) -> None:
-    try:
-        with open(path, "rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(size - len(_MAGIC), 0))
-            footer = stream.read()
-    except FileNotFoundError:
-        raise StoreError(f"{path}: missing; prepare the store again") from None
-    if size != shard.bytes:
-        raise StoreError(
-            f"{path}: {size} bytes where the manifest says {shard.bytes} (truncated or "
-            "overwritten); delete the file and prepare the store again"
-        )
-    if footer != _MAGIC:
-        raise StoreError(
-            f"{path}: damaged (no Arrow footer); delete the file and prepare the store again"
-        )

@@ -35,6 +35,7 @@ from datamodules.randomness import Purpose, hash_uint64, permutation
 from datamodules.rendering.augmentation import Augmentation
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
+from datamodules.store.manifest import StoreError
 
 IMPURITY_KEYS = {
     LINE_Q: IMPURITY_Q,
@@ -105,8 +106,17 @@ class Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._collection)
 
-    def __getitems__(self, request: Request) -> Batch:
-        """The batch of a request, as it is before rendering."""
+    def __getitems__(self, request: Request) -> Batch | StoreError:
+        """The batch of a request, as it is before rendering; an error of the store as it is.
+
+        Raised in a process of the loader, it would come out as that process's traceback.
+        """
+        try:
+            return self._gather(request)
+        except StoreError as error:
+            return error
+
+    def _gather(self, request: Request) -> Batch:
         epoch, rows, n_valid = request
         if self._gatherer is None:
             self._gatherer = Gatherer(self._collection.stores, self._targets, self._max_elements)
@@ -191,6 +201,27 @@ class _Order:
 
 def _identity(batch: Any) -> Any:
     return batch
+
+
+def _told(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """A loader's batches, and what went wrong in its processes in one line.
+
+    Raises:
+        StoreError: if a shard was changed, or a process was ended.
+    """
+    try:
+        for batch in loader:
+            if isinstance(batch, StoreError):
+                raise StoreError(str(batch))
+            yield batch
+    except RuntimeError as error:
+        if "killed by signal" not in str(error):
+            raise
+        raise StoreError(
+            f"a process that reads ahead has ended ({str(error).splitlines()[0]}): memory ran out, "
+            "or a shard was cut while it was read; `xxact inspect STORE --verify` tells, --resume "
+            "goes on"
+        ) from error
 
 
 class Stream:
@@ -281,7 +312,7 @@ class Stream:
         order = self._order
         if order.train and order.consumed >= self._limit * order.global_batch_size:
             order.epoch, order.consumed = order.epoch + 1, 0
-        for batch in self._loader:
+        for batch in _told(self._loader):
             if order.train:
                 order.consumed += order.global_batch_size
             yield batch

@@ -234,7 +234,7 @@ def test_damaged_stores_are_refused_in_one_line(tmp_path: Path) -> None:
     manifest.write_text(text[:50])
     refused("not valid JSON")
     manifest.write_text('{"format_version": 2}')
-    refused("incomplete manifest")
+    refused("damaged manifest")
     manifest.write_text(text)
     store.manifest.shards.clear()
     store.manifest.save(tmp_path / "s")

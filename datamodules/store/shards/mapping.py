@@ -1,0 +1,173 @@
+"""Mapping a shard into memory: a stranger's, or a damaged one, is refused before it is read.
+
+What readers take for granted is checked when a shard is mapped, since compiled code follows
+offsets without looking: an altered one would read, or write, anywhere in memory. What costs more,
+the values themselves, is checked by `xxact inspect STORE --verify`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datamodules.arguments import printable
+from datamodules.elements import SYMBOLS
+from datamodules.store.manifest import Layout, ShardInfo, StoreError
+
+_MAGIC = b"ARROW1"
+#: Sums of atomic fractions, which are rounded to float32, differ from 1 by no more.
+_SLACK = 1e-3
+_AGAIN = "prepare the store again"
+
+
+def map_shard(path: Path) -> pa.RecordBatch:
+    """Maps a shard into memory; its columns are views of the page cache.
+
+    Raises:
+        StoreError: if the file is missing or damaged, or an offset points out of it.
+    """
+    try:
+        # Closing the file keeps the mapping: a store of 700 shards holds no file descriptors.
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+        # Lengths of buffers, offsets of lists and strings, UTF-8.
+        batch.validate(full=True)
+        batch.schema.names  # noqa: B018 (decodes them)
+    except (OSError, ValueError, pa.ArrowException, IndexError) as error:
+        reason = printable(str(error).split("\n")[0])
+        raise StoreError(f"{path}: cannot be read ({reason}); {_AGAIN}") from None
+    return batch
+
+
+def check_file(path: Path, shard: ShardInfo) -> None:
+    """Refuses a file of another size than the manifest says, or without its end.
+
+    Raises:
+        StoreError: naming the file.
+    """
+    try:
+        with open(path, "rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(size - len(_MAGIC), 0))
+            footer = stream.read()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: missing; {_AGAIN}") from None
+    if size != shard.bytes:
+        raise StoreError(
+            f"{path}: {size} bytes where the manifest says {shard.bytes} (truncated or "
+            f"overwritten); delete the file and {_AGAIN}"
+        )
+    if footer != _MAGIC:
+        raise StoreError(f"{path}: damaged (no Arrow footer); delete the file and {_AGAIN}")
+
+
+def check_shape(
+    batch: pa.RecordBatch,
+    path: Path,
+    shard: ShardInfo,
+    layout: Layout,
+    targets: Sequence[str],
+    max_elements: int,
+) -> None:
+    """Refuses rows that no writer makes: what every reader relies on, at little cost.
+
+    Args:
+        batch: The mapped shard.
+        path: Its file, for the message.
+        shard: What the manifest says of it.
+        layout: The store's.
+        targets: Names of the store's.
+        max_elements: The store's.
+
+    Raises:
+        StoreError: naming what is wrong.
+    """
+    if batch.num_rows != shard.rows:
+        raise StoreError(
+            f"{path}: {batch.num_rows} rows where the manifest says {shard.rows}; {_AGAIN}"
+        )
+    if len(set(batch.schema.names)) < batch.num_columns:
+        raise StoreError(f"{path}: a column is there twice; {_AGAIN}")
+    types = {
+        "id": pa.string(),
+        "formula": pa.string(),
+        "formula_key": pa.uint64(),
+        "system_key": pa.uint64(),
+        "elements": pa.list_(pa.uint8()),
+        "fractions": pa.list_(pa.float32()),
+    }
+    if layout == "peaks":
+        types |= {name: pa.list_(pa.float32()) for name in ("q", "intensity")}
+    types |= {name: pa.float32() for name in ("volume_per_atom", "density", *targets)}
+    for name, kind in types.items():
+        if name not in batch.schema.names or batch.column(name).type != kind:
+            raise StoreError(f"{path}: column '{name}' is missing or of another type; {_AGAIN}")
+        if kind != pa.float32() and batch.column(name).null_count:
+            raise StoreError(f"{path}: column '{name}' has nulls; {_AGAIN}")
+    for name in set(batch.schema.names) - set(types) - {"profile"}:
+        kind = batch.column(name).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise StoreError(f"{path}: column '{printable(name)}' holds no numbers; {_AGAIN}")
+    if layout == "profile" and not pa.types.is_fixed_size_list(_type(batch, "profile")):
+        raise StoreError(f"{path}: column 'profile' is missing or of another type; {_AGAIN}")
+    elements = batch.column("elements")
+    fewest, most = _range(pc.list_value_length(elements))
+    if fewest < 1 or most > min(max_elements, len(SYMBOLS) - 1):
+        raise StoreError(
+            f"{path}: {fewest} to {most} elements in a material where the manifest says 1 to "
+            f"{max_elements}; {_AGAIN}"
+        )
+    lowest, highest = _range(elements.flatten())
+    if lowest < 1 or highest >= len(SYMBOLS):
+        wrong = lowest if lowest < 1 else highest
+        raise StoreError(f"{path}: atomic number {wrong} is no element's; {_AGAIN}")
+    parallel = [("elements", "fractions")] + [("q", "intensity")] * (layout == "peaks")
+    for one, other in parallel:
+        if not batch.column(one).offsets.equals(batch.column(other).offsets):
+            raise StoreError(f"{path}: lists of '{one}' and '{other}' differ in length; {_AGAIN}")
+
+
+def check_values(batch: pa.RecordBatch, path: Path) -> None:
+    """Refuses values that no writer writes; reads the whole shard.
+
+    Raises:
+        StoreError: naming the column.
+    """
+    for name in ("q", "intensity", "fractions"):
+        if name not in batch.schema.names:
+            continue
+        values = batch.column(name).flatten().to_numpy()
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise StoreError(f"{path}: column '{name}' holds what is negative or not finite")
+    offsets = batch.column("fractions").offsets.to_numpy()
+    values = batch.column("fractions").flatten().to_numpy().astype(np.float64)
+    sums = np.add.reduceat(values, offsets[:-1] - offsets[0])
+    if np.abs(sums - 1).max() > _SLACK:
+        row = int(np.abs(sums - 1).argmax())
+        raise StoreError(f"{path}: row {row}: atomic fractions sum to {sums[row]:g}, not to 1")
+    if "q" in batch.schema.names and _range(pc.list_value_length(batch.column("q")))[0] < 1:
+        raise StoreError(f"{path}: a material has no lines")
+    if "profile" in batch.schema.names:
+        profile = batch.column("profile").flatten().to_numpy(zero_copy_only=False)
+        if np.isinf(profile).any():
+            raise StoreError(f"{path}: column 'profile' holds what is not finite")
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if pa.types.is_floating(column.type):
+            values = column.drop_null().to_numpy(zero_copy_only=False)
+            if np.isinf(values).any():
+                raise StoreError(f"{path}: column '{name}' holds what is not finite")
+
+
+def _type(batch: pa.RecordBatch, name: str) -> pa.DataType:
+    return batch.column(name).type if name in batch.schema.names else pa.null()
+
+
+def _range(values: pa.Array) -> tuple[int, int]:
+    found = pc.min_max(values).as_py()
+    return (found["min"] or 0, found["max"] or 0)
