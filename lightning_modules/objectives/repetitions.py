@@ -11,6 +11,7 @@ Acta Cryst. 10, 590, 1957), here without indexing any line.
 Shapes: B batch, L grid points, G points of the uniform grid of Q².
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,22 +36,24 @@ class Repetitions(nn.Module):
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
-        q_squared_L = torch.from_numpy(grid.q()) ** 2
+        # In NumPy: a model is also built without memory (torch's meta device), to compare shapes.
+        q_squared_L = grid.q() ** 2
         self.n = grid.n_points
-        uniform_G = torch.linspace(0, float(q_squared_L[-1]), self.n, dtype=torch.float64)
-        left_G = (torch.searchsorted(q_squared_L, uniform_G) - 1).clamp(0, self.n - 2)
+        uniform_G = np.linspace(0.0, q_squared_L[-1], self.n)
+        left_G = (np.searchsorted(q_squared_L, uniform_G) - 1).clip(0, self.n - 2)
         width_G = q_squared_L[left_G + 1] - q_squared_L[left_G]
-        position_L = q_squared_L / float(q_squared_L[-1]) * (self.n - 1)
-        left_L = position_L.floor().long().clamp(max=self.n - 2)
+        position_L = q_squared_L / q_squared_L[-1] * (self.n - 1)
+        left_L = np.floor(position_L).astype(np.int64).clip(max=self.n - 2)
         self.shortest = round(_SHORTEST / float(uniform_G[1]))
+        share_G = ((uniform_G - q_squared_L[left_G]) / width_G).clip(0.0, 1.0)
         for name, value in (
             ("to_left_G", left_G),
-            ("to_share_G", ((uniform_G - q_squared_L[left_G]) / width_G).clamp(0, 1).float()),
+            ("to_share_G", share_G.astype(np.float32)),
             ("inside_G", uniform_G >= q_squared_L[0]),
             ("from_left_L", left_L),
-            ("from_share_L", (position_L - left_L).float()),
+            ("from_share_L", (position_L - left_L).astype(np.float32)),
         ):
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
 
     def _to_q_squared(self, values_BL: Tensor) -> Tensor:
         left_BG, right_BG = values_BL[:, self.to_left_G], values_BL[:, self.to_left_G + 1]
