@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import ArgumentParser, printable, printable_lines
-from datamodules.files import replace_picture
 from datamodules.grid import Grid
+from datamodules.io.arguments import ArgumentParser, printable, printable_lines
+from datamodules.io.files import replace_picture
 from datamodules.store.contents import contents
 from datamodules.store.store import NOTES, REJECTED, Store, StoreError
 from datamodules.store.structure import INTEGERS, RECIPROCAL_METRIC

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 
 HELP = """usage: xxact COMMAND …
 
@@ -143,7 +143,7 @@ def main(args: Sequence[str] | None = None) -> int:
         mistake = _users_mistake(error)
         refusal = _refusal(error)
         if mistake is None and refusal is not None:
-            from datamodules.files import explain
+            from datamodules.io.files import explain
 
             print(f"xxact: error: {printable(explain(refusal), 2000)}", file=sys.stderr)
             return 2

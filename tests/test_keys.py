@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.arguments import ArgumentParser
+from datamodules.io.arguments import ArgumentParser
 from lightning_modules.__main__ import main
 from lightning_modules.training import command_line as training
 from tests.factories import make_store

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.arguments import ArgumentParser
-from datamodules.files import replace_picture
 from datamodules.grid import Grid
+from datamodules.io.arguments import ArgumentParser
+from datamodules.io.files import replace_picture
 from datamodules.measured.conversion import ConvertedPattern, convert
 from datamodules.measured.errors import PatternError
 from datamodules.measured.options import add_options, options_from

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.arguments import ArgumentParser, printable, printable_lines
+from datamodules.io.arguments import ArgumentParser, printable, printable_lines
 from datamodules.prepare.downloads import public_data
 from datamodules.prepare.downloads.download import Downloader
 from datamodules.prepare.executors import workers

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from datamodules.arguments import masked
+from datamodules.io.arguments import masked
 from datamodules.prepare.slices import STOP
 from datamodules.prepare.sources.source import SourceError
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.prepare.crystals import diffraction
 from datamodules.prepare.crystals.symmetry import SYMPREC
 from datamodules.prepare.slices import SliceInfo, slice_paths

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import ArgumentParser
-from datamodules.files import replace_file
 from datamodules.formula import parse_formula
 from datamodules.grid import Grid
+from datamodules.io.arguments import ArgumentParser
+from datamodules.io.files import replace_file
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name

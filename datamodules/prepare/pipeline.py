@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.prepare.executors import Workers, run_all
 from datamodules.prepare.finish import PartSlices, finish, physics
 from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slice, run_job

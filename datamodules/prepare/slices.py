@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import printable
-from datamodules.files import replace_file
+from datamodules.io.arguments import printable
+from datamodules.io.files import replace_file
 from datamodules.prepare.crystals.composition import check_composition, reduced_formula
 from datamodules.prepare.crystals.crystal import EntryError, Note
 from datamodules.prepare.crystals.diffraction import diffraction_lines, has_scattering_factor

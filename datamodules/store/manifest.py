@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.arguments import printable
-from datamodules.files import replace_file
 from datamodules.grid import Grid
+from datamodules.io.arguments import printable
+from datamodules.io.files import replace_file
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.store.manifest import (
     FORMAT_VERSION,
     MANIFEST,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from datamodules.arguments import ArgumentParser
-from datamodules.files import replace_file
+from datamodules.io.arguments import ArgumentParser
+from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
 from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from lightning_modules.checkpoints.reading import FORMAT_VERSION, KEY, check_weights
 
 SUFFIX = ".safetensors"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 import torch
 from torch import nn
 
-from datamodules.arguments import printable
 from datamodules.grid import Grid
+from datamodules.io.arguments import printable
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
 from lightning_modules.backbone import Backbone, BackboneConfig

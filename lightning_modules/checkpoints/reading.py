@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.arguments import printable
-from datamodules.files import replacing
+from datamodules.io.arguments import printable
+from datamodules.io.files import replacing
 
 Module = TypeVar("Module", bound=nn.Module)
 #: Raised when a checkpoint of an older version can no longer be read as it is.

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from datamodules.arguments import exit_with_error, respell
+from datamodules.io.arguments import exit_with_error, respell
 from lightning_modules.training.recipe_checks import recipes_of
 
 

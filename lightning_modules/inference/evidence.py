@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.files import replace_file
 from datamodules.formula import parse_formula
+from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone.xrd import all_measured
 from lightning_modules.objectives.alignment import Alignment

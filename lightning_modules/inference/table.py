@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.arguments import ArgumentParser
-from datamodules.files import replace_table
+from datamodules.io.arguments import ArgumentParser
+from datamodules.io.files import replace_table
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
 from lightning_modules.inference.prediction import CONTRADICTION, ERROR, SURPLUS, Predictor

@@ -28,8 +28,8 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from datamodules.arguments import exit_with_error
-from datamodules.files import replace_file
+from datamodules.io.arguments import exit_with_error
+from datamodules.io.files import replace_file
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
 from lightning_modules.base import Task

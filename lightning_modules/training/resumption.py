@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.files import remove_leftovers
+from datamodules.io.files import remove_leftovers
 from lightning_modules import checkpoints
 from lightning_modules.checkpoints.atomic_io import PREVIOUS
 from lightning_modules.training.run_folder import CHECKPOINTS, forget_start, is_used

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.files import explain, remove_leftovers, replace_file, replace_table, replacing
+from datamodules.io.files import explain, remove_leftovers, replace_file, replace_table, replacing
 
 
 @pytest.fixture

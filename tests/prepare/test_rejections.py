@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.command_line import main
 from datamodules.prepare.crystals.crystal import Note
 from datamodules.prepare.executors import LocalProcesses

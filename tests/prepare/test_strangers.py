@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.arguments import masked, printable
+from datamodules.io.arguments import masked, printable
 from datamodules.prepare.command_line import main
 from datamodules.prepare.crystals.cif import crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError

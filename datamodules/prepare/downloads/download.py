@@ -27,8 +27,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.arguments import masked
-from datamodules.files import replace_file
+from datamodules.io.arguments import masked
+from datamodules.io.files import replace_file
 from datamodules.prepare.sources.source import SourceError
 
 TRIES = 6

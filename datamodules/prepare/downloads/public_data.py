@@ -6,7 +6,7 @@ import csv
 import re
 from pathlib import Path
 
-from datamodules.arguments import masked
+from datamodules.io.arguments import masked
 from datamodules.prepare.downloads.download import (
     Check,
     Downloader,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.elements import SYMBOLS
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.prepare.crystals.crystal import Crystal
 from datamodules.prepare.crystals.substitution import (
     closest_contact,

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.elements import ATOMIC_NUMBERS, SYMBOLS
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.prepare.crystals.crystal import EntryError
 from datamodules.prepare.crystals.substitution import NEAR, chemical_scale
 from datamodules.prepare.hypothetical.drawing import FEWEST, Formula, formulas, start

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.sources.cif_folder import digest_file
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS

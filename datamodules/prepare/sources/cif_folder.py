@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.cif import MAX_CIF, crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError
 from datamodules.prepare.sources.labels import read_labels

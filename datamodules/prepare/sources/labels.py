@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS, read_rows
 from datamodules.prepare.sources.source import SourceError, Target
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import MAX_ATOMS, Crystal, EntryError
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS

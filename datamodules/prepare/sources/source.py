@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.arguments import printable
+from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.composition import Stated
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 

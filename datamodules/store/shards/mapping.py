@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datamodules.arguments import printable
 from datamodules.elements import SYMBOLS
+from datamodules.io.arguments import printable
 from datamodules.store.manifest import Layout, ShardInfo, StoreError
 
 _MAGIC = b"ARROW1"

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from datamodules import batch as keys
-from datamodules.arguments import ArgumentParser
 from datamodules.batch import Batch
 from datamodules.formula import parse_formula
+from datamodules.io.arguments import ArgumentParser
 from datamodules.rendering.augmentation import Augmentation, draw
 from lightning_modules import checkpoints
 from lightning_modules.experiments.assessment.contradictions import KINDS, Composition

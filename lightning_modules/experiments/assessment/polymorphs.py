@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from datamodules.arguments import ArgumentParser
-from datamodules.files import replace_table
+from datamodules.io.arguments import ArgumentParser
+from datamodules.io.files import replace_table
 from datamodules.randomness import Purpose, hash_uint64
 from datamodules.store.splits import SPLITS
 from lightning_modules.experiments.assessment.models import (

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from datamodules import batch as keys
-from datamodules.arguments import ArgumentParser
 from datamodules.batch import Batch
+from datamodules.io.arguments import ArgumentParser
 from datamodules.randomness import Purpose, normal, uniform
 from datamodules.randomness import keys as random_keys
 from datamodules.rendering.augmentation import Perturbation

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.arguments import ArgumentParser
+from datamodules.io.arguments import ArgumentParser
 from datamodules.store.collection import Collection
 from lightning_modules.experiments.probing.probes import crystal_system, judge, linear_map, map_2d
 from lightning_modules.experiments.probing.vectors import VECTORS, Encoder, Vectors, encode

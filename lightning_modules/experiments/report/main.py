@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.arguments import ArgumentParser
+from datamodules.io.arguments import ArgumentParser
 
 STUDIES = ("convergence", "representation", "scaling")
 #: Reports that another module makes, with arguments of its own.

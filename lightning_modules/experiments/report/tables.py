@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from datamodules.files import replace_file, replace_picture, replace_table
+from datamodules.io.files import replace_file, replace_picture, replace_table
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from lightning_modules.experiments.arguments import make_folder, parse
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.study.convergence import Convergence

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.files import replace_file
+from datamodules.io.files import replace_file
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig, split_rows
 from lightning_modules.experiments.processes import xxact

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.files import replace_file, replace_table
+from datamodules.io.files import replace_file, replace_table
 from lightning_modules.experiments.arguments import parse
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.sweep.config import Sweep

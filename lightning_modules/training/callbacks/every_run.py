@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.files import replace_file, replace_picture
+from datamodules.io.files import replace_file, replace_picture
 from lightning_modules.metrics.reconstruction import highest, strongest_line
 from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import replace_picture, replace_table
+from datamodules.io.files import replace_picture, replace_table
 from lightning_modules.metrics.evaluation import errors_by_group, families
 from lightning_modules.metrics.predictions import Table
 from lightning_modules.objectives.targets import Prediction

@@ -1,0 +1,1 @@
+"""How commands talk to people and disks: command lines, messages, files whole or not at all."""
