@@ -11,8 +11,10 @@ The command is in `prediction_table.py`.
 Shapes: R rows of a chunk, E element slots, L grid points.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ import torch
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.formula import parse_formula
+from datamodules.io.arguments import printable
+from datamodules.io.files import explain
 from datamodules.measured import Options, convert, read_scan
 from datamodules.measured.wavelength import wavelength_of_row
 from datamodules.rendering.renderer import Renderer
@@ -160,24 +164,46 @@ class Predictor:
             (None if the checkpoint is not calibrated or the mode was not trained), `…_unit`,
             `…_from`, and the same from composition and pattern alone.
         """
-        given = [{"formula": row} if isinstance(row, str) else dict(row) for row in rows]
-        results = []
+        return list(self.stream(rows))
+
+    def stream(self, rows: Iterable[str | Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Predict rows one batch after the other; what comes out is as of a call.
+
+        Args:
+            rows: As of a call.
+        """
         # Read as they are predicted: a thousand dense patterns are 17 MB.
-        for start in range(0, len(given), self.batch_size):
-            read = [self._read(row) for row in given[start : start + self.batch_size]]
-            if sound := [row for row in read if not row.error]:
-                self._predict(sound)
-            results += [
-                {
+        given = iter(rows)
+        while part := list(islice(given, self.batch_size)):
+            read = [self._read({"formula": r} if isinstance(r, str) else dict(r)) for r in part]
+            self._answer([row for row in read if not row.error])
+            for row in read:
+                yield {
                     **row.given,
                     **dict.fromkeys(self.columns),
-                    **row.result,
+                    **({} if row.error else row.result),
                     WARNINGS: "; ".join(row.warnings),
                     ERROR: row.error,
                 }
-                for row in read
-            ]
-        return results
+
+    def _answer(self, rows: Sequence[_Row]) -> None:
+        """Predict rows at once; where that fails, one by one, to find the row that is at fault."""
+        try:
+            if rows:
+                self._predict(rows)
+        except Exception as error:
+            for row in rows:
+                row.result = {}
+                if len(rows) > 1:
+                    self._answer([row])
+                else:
+                    row.error = f"cannot be predicted ({type(error).__name__}: {error})"
+            return
+        for row in rows:
+            for name in self.task.targets.names:
+                value = row.result.get(f"{name}_predicted")
+                if value is None or not math.isfinite(value):
+                    row.error = f"the model's answer for {name} is not finite"
 
     def _read(self, given: dict[str, Any]) -> _Row:
         """Find out what is known of a row."""
@@ -194,6 +220,8 @@ class Predictor:
                 raise ValueError("both an id and a pattern: which pattern is meant?")
             if formula:
                 row.elements, row.fractions = parse_formula(formula)
+                if not np.isfinite(row.fractions).all():
+                    raise ValueError(f"{formula}: its amounts are not finite")
             if name:
                 row.stored = self._find(name, row)
             if file:
@@ -204,6 +232,12 @@ class Predictor:
                 raise ValueError(f"the model needs {needed}, the row has {row.modes()[0]} alone")
         except ValueError as error:
             row.error = str(error)
+        except OSError as error:
+            row.error = explain(error)
+        except Exception as error:
+            # A fault of ours; the table has other rows.
+            row.error = f"cannot be read ({type(error).__name__}: {error})"
+        row.error = printable(row.error)
         return row
 
     def _measure(self, file: str, row: _Row) -> None:

@@ -1,17 +1,22 @@
 """`xxact predict`: a table or a folder of patterns to a table of predictions."""
 
 import csv
+import io
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from datamodules.io.arguments import ArgumentParser
-from datamodules.io.files import replace_table
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import SUFFIXES, find_patterns, formula_from_name
 from lightning_modules.inference.prediction import CONTRADICTION, ERROR, SURPLUS, Predictor
 
+#: Characters of a field; a longer one is no table's.
+_LONGEST = 1_000_000
 _KEYS = ("formula", "id", "pattern")
 
 
@@ -27,6 +32,7 @@ def read_table(path: Path, added: Sequence[str]) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    limit = csv.field_size_limit(_LONGEST)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey=SURPLUS, strict=True)
@@ -34,6 +40,8 @@ def read_table(path: Path, added: Sequence[str]) -> list[dict[str, Any]]:
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a CSV table in UTF-8 ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
     if not set(_KEYS) & set(header):
         raise ValueError(
             f"{path}: has columns {', '.join(header) or 'none'}; needs `formula`, and `pattern` (a "
@@ -147,18 +155,73 @@ def main(args: Sequence[str]) -> int:
         table = read_folder(given.input, given.formula_from_name)
     else:
         table = read_table(given.input, predictor.columns)
-    rows = predictor(table)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_table(output, rows)
-    failed = sum(bool(row[ERROR]) for row in rows)
-    print(f"{output}: {len(rows) - failed} of {len(rows)} rows predicted", end="")
+    counts = _write(output, predictor.stream(table), len(table))
+    failed = counts[ERROR]
+    print(f"{output}: {len(table) - failed} of {len(table)} rows predicted", end="")
     print(f"; {failed} failed, see the column {ERROR!r}" if failed else "")
-    if flagged := sum(row[CONTRADICTION] == "yes" for row in rows):
+    if flagged := counts[CONTRADICTION]:
         print(f"{flagged} rows whose formula and pattern seem to contradict each other")
     if predictor.task.targets.conformal.isnan().all():
         print(
             "no intervals: the run was not calibrated (it did not end, or has no calibration split)"
         )
-    if any(row.get("pattern") for row in rows):
+    if any(row.get("pattern") for row in table):
         print("measured patterns: intervals were calibrated on simulated ones, no guarantee")
+    if failed == len(table):
+        print(
+            f"xxact: error: {output}: no row could be predicted; see its column {ERROR!r}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+def _write(output: Path, rows: Iterator[dict[str, Any]], total: int) -> Counter[str]:
+    """Write a table as its rows come; what ends it early leaves whole rows.
+
+    Args:
+        output: The file, which must not exist.
+        rows: The rows.
+        total: How many there will be, for the bar.
+
+    Returns:
+        How many rows have an error, and how many a contradiction.
+
+    Raises:
+        OSError: if it cannot be written; `filename` is the output.
+    """
+    counts: Counter[str] = Counter()
+    written = whole = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # In a log, a line now and then.
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    try:
+        with (
+            output.open("xb", buffering=0) as file,
+            tqdm(total=total, unit=" rows", mininterval=interval, file=sys.stderr) as bar,
+        ):
+            try:
+                for row in rows:
+                    text = io.StringIO(newline="")
+                    writer = csv.DictWriter(text, list(row))
+                    if not whole:
+                        writer.writeheader()
+                    writer.writerow(row)
+                    line = memoryview(text.getvalue().encode("utf-8", "backslashreplace"))
+                    while line:
+                        line = line[file.write(line) :]
+                    written, whole = written + 1, file.tell()
+                    counts[ERROR] += bool(row[ERROR])
+                    counts[CONTRADICTION] += row[CONTRADICTION] == "yes"
+                    bar.update()
+            finally:
+                file.truncate(whole)
+    except BaseException as error:
+        if not whole:
+            output.unlink(missing_ok=True)
+        elif not isinstance(error, GeneratorExit):
+            print(f"xxact: {output} has the first {written} of {total} rows", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(output)
+        raise
+    return counts
