@@ -17,7 +17,7 @@ from datamodules.prepare.sources.cif_folder import CifFolderSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import Progress, Source, SourceError, Target
 from tests.fuzz.mutation import NUMBERS, WORDS, damage
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     ROCK_SALT,
     alexandria_entry,
     cif_text,

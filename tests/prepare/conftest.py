@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.prepare.sources.csv_cif import CsvSource
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     csv_rows,
     write_csv,
 )

@@ -11,8 +11,8 @@ from datamodules.prepare.executors import DaskCluster, ThisProcess
 from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import SourceError
-from tests.prepare.crystals import csv_rows, write_csv
-from tests.prepare.pairs import source_of, write_parents
+from tests.prepare.examples import csv_rows, write_csv
+from tests.prepare.hypothetical.pairs import source_of, write_parents
 from tests.prepare.pipelines import GAP, SIZE, Deadly, contents
 
 distributed = pytest.importorskip("distributed")

@@ -24,7 +24,7 @@ from datamodules.prepare.downloads.public_data import (
 )
 from datamodules.prepare.sources.source import SourceError
 from datamodules.store.store import Store
-from tests.prepare.crystals import alexandria_entry, csv_rows, random_structure, write_csv
+from tests.prepare.examples import alexandria_entry, csv_rows, random_structure, write_csv
 
 CONTENT = bz2.compress(random.Random(0).randbytes(600_000))
 

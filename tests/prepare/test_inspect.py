@@ -12,7 +12,7 @@ from datamodules.inspect import main
 from datamodules.prepare.command_line import main as prepare
 from datamodules.store.store import REJECTED, Store
 from tests.factories import make_store
-from tests.prepare.crystals import csv_rows, write_csv
+from tests.prepare.examples import csv_rows, write_csv
 
 
 @pytest.fixture

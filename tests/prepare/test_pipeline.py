@@ -19,7 +19,7 @@ from datamodules.prepare.sources.alexandria import AlexandriaSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import Part, Progress, SourceError
 from datamodules.store.store import REJECTED
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     alexandria_entry,
     cif_text,
     random_structure,

@@ -18,7 +18,7 @@ from datamodules.prepare.executors import LocalProcesses
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import Entry
 from datamodules.store.store import NOTES, REJECTED, Store
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     ROCK_SALT,
     alexandria_entry,
     cif_text,

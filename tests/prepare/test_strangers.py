@@ -19,7 +19,7 @@ from datamodules.prepare.crystals.cif import crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError
 from datamodules.prepare.sources import csv_cif, source
 from datamodules.store.store import REJECTED, Store
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     ROCK_SALT,
     alexandria_entry,
     cif_text,

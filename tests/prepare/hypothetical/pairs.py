@@ -18,7 +18,7 @@ from datamodules.prepare.hypothetical.potential import Derivatives
 from datamodules.prepare.hypothetical.source import HypotheticalSource
 from datamodules.prepare.sources.csv_cif import CsvSource
 from datamodules.prepare.sources.source import Target
-from tests.prepare.crystals import cif_text, crystal_of, write_csv
+from tests.prepare.examples import cif_text, crystal_of, write_csv
 
 REACH = 6.0
 RADIUS = {3: 1.3, 8: 0.9, 11: 1.6, 12: 1.4, 16: 1.2, 17: 1.3, 19: 2.0, 20: 1.7, 34: 1.3, 35: 1.4}

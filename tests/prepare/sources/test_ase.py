@@ -12,9 +12,9 @@ import pytest
 from datamodules.prepare.command_line import main
 from datamodules.prepare.executors import LocalProcesses
 from datamodules.store.store import Store
-from tests.prepare.crystals import cif_text, random_structure, write_csv
+from tests.prepare.examples import cif_text, random_structure, write_csv
 from tests.prepare.pipelines import contents, make
-from tests.prepare.test_sources import Run, assert_mistake, rejected
+from tests.prepare.sources.test_sources import Run, assert_mistake, rejected
 
 # An extra; `.[dev]` has it.
 ase = pytest.importorskip("ase")

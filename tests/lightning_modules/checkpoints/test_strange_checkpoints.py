@@ -11,7 +11,7 @@ import torch
 from lightning_modules import checkpoints
 from lightning_modules.checkpoints.export import export
 
-STORED = Path(__file__).parents[1] / "checkpoints/format_1/Regression.ckpt"
+STORED = Path(__file__).parents[2] / "checkpoints/format_1/Regression.ckpt"
 
 
 @pytest.fixture

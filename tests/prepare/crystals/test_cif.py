@@ -12,7 +12,7 @@ from pymatgen.io.cif import CifWriter
 from datamodules.prepare.crystals.cif import crystal_from_cif, fast_crystal
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.sources.prototypes import _library
-from tests.prepare.crystals import ROCK_SALT, cif_text, pymatgen_crystal, random_structure
+from tests.prepare.examples import ROCK_SALT, cif_text, pymatgen_crystal, random_structure
 
 
 def assert_equal(ours: Crystal, theirs: Crystal) -> None:

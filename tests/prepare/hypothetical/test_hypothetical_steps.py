@@ -24,9 +24,9 @@ from datamodules.prepare.hypothetical.scan import fitted_minimum, scaled
 from datamodules.prepare.hypothetical.thermodynamics import Hull, fitted_references
 from datamodules.prepare.sources.parquet import ParquetSource
 from datamodules.prepare.sources.source import Target
-from tests.prepare.crystals import ROCK_SALT, crystal_of
-from tests.prepare.pairs import Pairs, compounds
-from tests.prepare.test_parquet import row, write
+from tests.prepare.examples import ROCK_SALT, crystal_of
+from tests.prepare.hypothetical.pairs import Pairs, compounds
+from tests.prepare.sources.test_parquet import row, write
 
 
 def test_hull_of_several_elements_is_pymatgens() -> None:

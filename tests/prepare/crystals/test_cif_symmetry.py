@@ -9,7 +9,7 @@ import pytest
 from datamodules.prepare.crystals.cif import crystal_from_cif
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
-from tests.prepare.crystals import pymatgen_crystal, written_cif
+from tests.prepare.examples import pymatgen_crystal, written_cif
 
 SITES = "Fe1 Fe 0.3133 0.0385 0.3849\nO1 O 0.0617 0.3407 0.2011"
 SETTINGS = list(gemmi.spacegroup_table())

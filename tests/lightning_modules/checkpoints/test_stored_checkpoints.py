@@ -15,7 +15,7 @@ from lightning_modules.masked_xrd import MaskedXRD
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import CONFIG
 
-STORED = sorted((Path(__file__).parents[1] / "checkpoints").glob("*/*.ckpt"))
+STORED = sorted((Path(__file__).parents[2] / "checkpoints").glob("*/*.ckpt"))
 
 
 def test_every_task_has_one() -> None:

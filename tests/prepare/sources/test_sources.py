@@ -16,7 +16,7 @@ import pytest
 from datamodules.prepare.command_line import main, parse_targets
 from datamodules.prepare.sources.source import SourceError
 from datamodules.store.store import REJECTED, Store
-from tests.prepare.crystals import (
+from tests.prepare.examples import (
     ROCK_SALT,
     alexandria_entry,
     cif_text,

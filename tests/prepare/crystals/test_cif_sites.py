@@ -10,7 +10,7 @@ from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.crystals.diffraction import diffraction_lines
 from datamodules.prepare.crystals.distances import check_distances
-from tests.prepare.crystals import pymatgen_crystal, written_cif
+from tests.prepare.examples import pymatgen_crystal, written_cif
 
 HEXAGONAL = [3.2495, 3.2495, 5.2069, 90, 90, 120]
 LABELS = "label fract_x fract_y fract_z"

@@ -16,9 +16,9 @@ from datamodules.prepare.executors import LocalProcesses
 from datamodules.prepare.sources.parquet import ParquetSource
 from datamodules.prepare.sources.source import Target
 from datamodules.store.store import Store
-from tests.prepare.crystals import ROCK_SALT, cif_text, random_structure, write_csv
+from tests.prepare.examples import ROCK_SALT, cif_text, random_structure, write_csv
 from tests.prepare.pipelines import contents, make
-from tests.prepare.test_sources import Run, assert_mistake, rejected
+from tests.prepare.sources.test_sources import Run, assert_mistake, rejected
 
 
 @pytest.fixture

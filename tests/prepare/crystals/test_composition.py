@@ -16,7 +16,7 @@ from datamodules.prepare.crystals.composition import (
 )
 from datamodules.prepare.crystals.crystal import EntryError
 from datamodules.prepare.sources.prototypes import _library
-from tests.prepare.crystals import ROCK_SALT, crystal_of
+from tests.prepare.examples import ROCK_SALT, crystal_of
 
 ORDERED = crystal_of(ROCK_SALT)
 MIXED = crystal_of(

@@ -27,8 +27,8 @@ from lightning_modules.training.callbacks.every_run import LastCheckpoint, Metri
 from lightning_modules.training.callbacks.requeue import Requeue
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID, identified
+from tests.lightning_modules.checkpoints.test_stored_checkpoints import STORED
 from tests.lightning_modules.tasks import CONFIG, TASKS, make_task, task_batch
-from tests.lightning_modules.test_stored_checkpoints import STORED
 
 
 def spared(task: Task, layer_decay: float = 1.0) -> set[str]:

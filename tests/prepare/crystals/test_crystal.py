@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 from datamodules.prepare.crystals.composition import reduced_formula
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.sources.prototypes import _library
-from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
+from tests.prepare.examples import ROCK_SALT, crystal_of, random_structure
 
 CELL = 4.0 * np.eye(3)
 

@@ -25,8 +25,8 @@ from datamodules.prepare.hypothetical.source import HypotheticalSource
 from datamodules.prepare.pipeline import WORK
 from datamodules.prepare.sources.source import SourceError
 from datamodules.store.store import Store
-from tests.prepare.crystals import crystal_of
-from tests.prepare.pairs import Pairs, compounds, source_of, write_parents
+from tests.prepare.examples import crystal_of
+from tests.prepare.hypothetical.pairs import Pairs, compounds, source_of, write_parents
 from tests.prepare.pipelines import contents, make
 
 
@@ -164,13 +164,13 @@ def test_killed_before_the_hull_the_same_command_continues(
     output = tmp_path / "store"
     program = (
         "import os, signal, sys, pathlib\n"
-        "from tests.prepare import test_hypothetical as t\n"
+        "from tests.prepare.hypothetical import test_hypothetical as t\n"
         "from datamodules.prepare.hypothetical import source as s\n"
         "s.hull_of_parents = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "t.make(t.source_of(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]))\n"
     )
     command = [sys.executable, "-c", program, str(table), str(output)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert list((output / WORK).glob("*/*.arrow"))
     make(source, output)

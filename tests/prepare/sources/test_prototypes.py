@@ -21,7 +21,7 @@ from datamodules.prepare.sources.prototypes import (
     substitutions,
 )
 from datamodules.store.store import STRUCTURE_TARGETS, Store
-from tests.prepare.crystals import ROCK_SALT, random_structure
+from tests.prepare.examples import ROCK_SALT, random_structure
 
 
 def test_substitutes_are_similar_distinct_and_always_the_same() -> None:

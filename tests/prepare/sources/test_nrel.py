@@ -18,8 +18,8 @@ from datamodules.prepare.downloads import public_data
 from datamodules.prepare.sources import nrel
 from datamodules.prepare.sources.nrel import ENERGIES, REFERENCES, STRUCTURES
 from datamodules.store.store import Store
+from tests.prepare.sources.test_sources import rejected
 from tests.prepare.test_download import Server, downloader, server  # noqa: F401  (a fixture)
-from tests.prepare.test_sources import rejected
 
 ZINC_BLENDE = Structure.from_spacegroup(
     "F-43m", Lattice.cubic(5.9), ["Li", "Zn", "As"], [[0.5] * 3, [0.25] * 3, [0, 0, 0]]

@@ -17,7 +17,7 @@ from lightning_modules.inference.prediction import Predictor
 from lightning_modules.regression import Regression
 from tests.factories import make_material, make_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMALL = [
     "--data.grid.step=0.1",
     "--data.peaks.fwhm=0.3",

@@ -20,7 +20,7 @@ from datamodules.prepare.crystals.diffraction import (
 )
 from datamodules.prepare.sources.prototypes import _library
 from datamodules.radiation import lorentz_polarization
-from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
+from tests.prepare.examples import ROCK_SALT, crystal_of, random_structure
 
 
 def lp(q: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.crystals.distances import check_distances
 from datamodules.prepare.sources.prototypes import _library
-from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
+from tests.prepare.examples import ROCK_SALT, crystal_of, random_structure
 
 
 def cell(lattice: np.ndarray, *sites: tuple[str, list[float], float]) -> Crystal:

@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from datamodules.prepare.crystals.crystal import Crystal
 from datamodules.prepare.crystals.symmetry import symmetry
 from datamodules.store.structure import BRAVAIS_CLASSES, Symmetry
-from tests.prepare.crystals import ROCK_SALT, crystal_of, random_structure
+from tests.prepare.examples import ROCK_SALT, crystal_of, random_structure
 
 
 def found(structure: Structure) -> Symmetry:
