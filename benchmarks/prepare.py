@@ -39,7 +39,7 @@ from datamodules.prepare.pipeline import prepare
 from datamodules.prepare.slices import material
 from datamodules.prepare.sources.alexandria import AlexandriaSource
 from datamodules.prepare.sources.csv_cif import CsvSource
-from datamodules.prepare.sources.json_entries import iterate_entries
+from datamodules.prepare.sources.reading.json_entries import iterate_entries
 from datamodules.prepare.sources.source import Progress, Source
 from datamodules.store.store import Store, write_shard
 

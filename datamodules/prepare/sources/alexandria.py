@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.prepare.crystals.composition import Stated, stated_amounts
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
-from datamodules.prepare.sources.json_entries import (
+from datamodules.prepare.sources.reading.json_entries import (
     MAX_RECORD,
     BrokenJson,
     iterate_entries,

@@ -21,7 +21,7 @@ from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.crystal import Crystal, EntryError
 from datamodules.prepare.sources.cif_folder import digest_file
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS
-from datamodules.prepare.sources.labels import read_labels
+from datamodules.prepare.sources.reading.labels import read_labels
 from datamodules.prepare.sources.source import (
     PER_SITE,
     Entry,

@@ -16,7 +16,7 @@ from typing import Any
 from datamodules.io.arguments import printable
 from datamodules.prepare.crystals.cif import MAX_CIF, crystal_from_cif
 from datamodules.prepare.crystals.crystal import EntryError
-from datamodules.prepare.sources.labels import read_labels
+from datamodules.prepare.sources.reading.labels import read_labels
 from datamodules.prepare.sources.source import (
     Entry,
     LabelledSource,

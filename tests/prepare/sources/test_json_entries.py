@@ -9,8 +9,12 @@ import random
 
 import pytest
 
-from datamodules.prepare.sources import json_entries
-from datamodules.prepare.sources.json_entries import BrokenJson, iterate_entries, parse_entry
+from datamodules.prepare.sources.reading import json_entries
+from datamodules.prepare.sources.reading.json_entries import (
+    BrokenJson,
+    iterate_entries,
+    parse_entry,
+)
 
 
 def entries_of(text: str) -> list:

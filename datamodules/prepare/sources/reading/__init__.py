@@ -1,0 +1,1 @@
+"""How sources read what several of them have: streams of JSON entries, tables of labels."""
