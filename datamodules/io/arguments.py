@@ -48,6 +48,17 @@ class ArgumentParser(argparse.ArgumentParser):
         words = respell(sys.argv[1:] if args is None else args, self._option_string_actions)
         return super().parse_known_args(words, namespace)
 
+    def add_allow_task(self) -> None:
+        """Add `--allow-task`, as commands have that build the task which a checkpoint names."""
+        self.add_argument(
+            "--allow-task",
+            action="append",
+            default=[],
+            metavar="PACKAGE.TASK",
+            help="a task of your own that a checkpoint may name; importing it runs its code; "
+            "repeatable (docs/trust.md)",
+        )
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and exit with 2."""
         exit_with_error(f"{message}; see `{self.prog} --help`")

@@ -122,14 +122,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
     parser.add_argument("--batch-size", type=int, default=256, help="rows at a time (256)")
-    parser.add_argument(
-        "--allow-task",
-        action="append",
-        default=[],
-        metavar="PACKAGE.TASK",
-        help="a task of your own that the checkpoint may name; importing it runs its code; "
-        "repeatable",
-    )
+    parser.add_allow_task()
     add_options(parser)
     given = parser.parse_args(args)
     # `.` and `..` have no name of their own.

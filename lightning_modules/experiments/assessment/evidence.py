@@ -157,13 +157,14 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--limit", type=int, help="materials of a split at most")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_allow_task()
     given = parser.parse_args(argv)
     if not 0.0 < given.false_alarms < 1.0:
         raise ValueError(f"--false-alarms {given.false_alarms}: must lie between 0 and 1")
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     device = choose_device(given.device)
-    model = AlignedModel(given.checkpoint, device)
+    model = AlignedModel(given.checkpoint, device, given.allow_task)
     split = checkpoints.split_of(given.checkpoint)
     batches = SplitBatches(given.store, model.grid, model.peaks, split, device=device)
     augmentation = read_augmentation(given.augmentation) if given.augmentation else None

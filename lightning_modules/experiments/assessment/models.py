@@ -42,13 +42,17 @@ def common_split(paths: Sequence[str]) -> SplitConfig:
     return next(iter(splits.values()))
 
 
-def load_regression(path: str) -> tuple[Regression, PeakShape]:
+def load_regression(path: str, allow_tasks: Sequence[str] = ()) -> tuple[Regression, PeakShape]:
     """A regression, and the shape of the peaks that it was trained with.
+
+    Args:
+        path: Its checkpoint.
+        allow_tasks: As of `checkpoints.load_task`.
 
     Raises:
         ValueError: if the checkpoint is another task's.
     """
-    task = checkpoints.load_task(path)
+    task = checkpoints.load_task(path, allow_tasks)
     if not isinstance(task, Regression):
         raise ValueError(f"{path}: was made by {type(task).__name__}; give a regression's")
     return task, checkpoints.peaks_of(path)

@@ -261,6 +261,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", default=",".join(DISTURBANCES), metavar="noise,width,…")
     parser.add_argument("--limit", type=int, help="materials at most")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_allow_task()
     given = parser.parse_args(argv)
     only = [name for name in given.only.split(",") if name]
     unknown = sorted(set(only) - set(DISTURBANCES))
@@ -277,7 +278,7 @@ def main(argv: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     targets: dict[str, None] = {}
     for name, path in models.items():
-        task, peaks = load_regression(path)
+        task, peaks = load_regression(path, given.allow_task)
         batches = SplitBatches(given.store, task.grid, peaks, split, task.targets.names, device)
         check_units(path, task, batches.collection)
         found = judge(task.to(device), batches, given.limit, only)

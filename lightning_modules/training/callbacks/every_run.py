@@ -9,13 +9,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.io.files import replace_file, replace_picture
+from datamodules.io.files import replace_file
 from lightning_modules.metrics.reconstruction import highest, strongest_line
 from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL
 
@@ -254,7 +253,7 @@ class ReconstructionPictures(Callback):
 
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         from lightning_modules.masked_xrd import MaskedXRD
-        from lightning_modules.training.callbacks.figures import reconstruction_figure
+        from lightning_modules.training.callbacks.figures import publish, reconstruction_figure
 
         drawable = isinstance(pl_module, MaskedXRD) and self._batch is not None
         if not drawable or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -280,11 +279,7 @@ class ReconstructionPictures(Callback):
             _numpy(highest(with_it.prediction, with_it.masked)),
         )
         path = Path(trainer.default_root_dir) / PICTURES / f"step_{trainer.global_step:07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_picture(path, figure, dpi=110)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("reconstruction", figure, trainer.global_step)
+        publish(trainer, figure, "reconstruction", path)
 
 
 def _numpy(tensor: Tensor) -> Any:

@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.io.files import replace_picture, replace_table
+from datamodules.io.files import replace_table
 from lightning_modules.metrics.evaluation import errors_by_group, families
 from lightning_modules.metrics.predictions import Table
 from lightning_modules.objectives.targets import Prediction
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.callbacks.every_run import PICTURES
-from lightning_modules.training.callbacks.figures import parity_figure
+from lightning_modules.training.callbacks.figures import parity_figure, publish
 
 ERRORS = "errors.test.csv"
 PREDICTIONS = "predictions.test.csv"
@@ -125,11 +125,7 @@ class RegressionReport(Callback):
             table.target.numpy(),
             {mode: table.value[:, m].numpy() for m, mode in enumerate(pl_module.modes)},
         )
-        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-        replace_picture(folder / PICTURES / f"{name}.png", figure, dpi=110)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("parity", figure, trainer.global_step)
+        publish(trainer, figure, "parity", folder / PICTURES / f"{name}.png")
 
 
 def _training_systems(trainer: L.Trainer) -> torch.Tensor:
