@@ -12,6 +12,7 @@ than 2 GB of memory, and one that ends the process.
 
 import argparse
 import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -127,6 +129,8 @@ def _serve(kind: str, seed: int, count: int, skip: int, folder: str, pipe: Conne
     os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     # What the program says of each is of no interest; faults of the interpreter are.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     module = importlib.import_module(f"tests.fuzz.{kind}")
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     for number, (name, content) in enumerate(module.mutants(seed, count)):
