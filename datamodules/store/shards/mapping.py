@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from datamodules.elements import SYMBOLS
 from datamodules.io.arguments import printable
 from datamodules.store.manifest import Layout, ShardInfo, StoreError
+from datamodules.store.structure import INTEGERS
 
 _MAGIC = b"ARROW1"
 #: Sums of atomic fractions, which are rounded to float32, differ from 1 by no more.
@@ -111,8 +112,10 @@ def check_shape(
             raise StoreError(f"{path}: column '{name}' has nulls; {_AGAIN}")
     for name in set(batch.schema.names) - set(types) - {"profile"}:
         kind = batch.column(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise StoreError(f"{path}: column '{printable(name)}' holds no numbers; {_AGAIN}")
+        whole = name in INTEGERS
+        if not (pa.types.is_integer(kind) or (pa.types.is_floating(kind) and not whole)):
+            numbers = "whole numbers" if whole else "numbers"
+            raise StoreError(f"{path}: column '{printable(name)}' holds no {numbers}; {_AGAIN}")
     if layout == "profile" and not pa.types.is_fixed_size_list(_type(batch, "profile")):
         raise StoreError(f"{path}: column 'profile' is missing or of another type; {_AGAIN}")
     elements = batch.column("elements")
