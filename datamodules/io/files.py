@@ -7,7 +7,7 @@ import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -74,7 +74,9 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        # A disk that cannot be written refuses this, too, even where there is nothing to remove.
+        with suppress(OSError):
+            temporary.unlink()
         refusal = error if isinstance(error, OSError) else writer and writer.refusal
         if not isinstance(refusal, OSError):
             raise
