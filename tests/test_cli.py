@@ -15,10 +15,8 @@ from datamodules.store.splits import SplitConfig
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from lightning_modules.masked_xrd import MaskedXRD
+from tests.commands import RECIPES, ROOT, SMALL, STEPS, error_of
 from tests.factories import make_store
-
-ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def overlays(*kinds: str) -> list[Path]:
@@ -29,19 +27,6 @@ def overlays(*kinds: str) -> list[Path]:
 PAIRS = [
     *((r, o) for r in RECIPES for o in overlays("augmentation", "data", "model", "trainer")),
     *((ROOT / "configs/regression.yaml", o) for o in overlays("modality", "targets", "finetuning")),
-]
-
-#: Small and coarse, so that a step takes milliseconds.
-SMALL = [
-    "--data.grid.step=0.1",
-    "--data.peaks.fwhm=0.3",
-    "--data.global_batch_size=8",
-    "--model.backbone.width=16",
-    "--model.backbone.heads=2",
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
 ]
 
 
@@ -61,23 +46,6 @@ def fit(store: str, tmp_path: Path) -> Callable[..., int]:
         )  # fmt: skip
 
     return run
-
-
-STEPS = ("--trainer.max_steps=4", "--trainer.val_check_interval=2", "--checkpoint.every_n_steps=1")
-
-
-def error_of(capsys: pytest.CaptureFixture[str], run: Callable[[], int]) -> str:
-    """The one line that a command fails with, whichever way it exits."""
-    capsys.readouterr()
-    try:
-        status = run()
-    except SystemExit as exit_:
-        status = exit_.code  # type: ignore[assignment]
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if line.startswith("xxact: error: ")]
-    assert status == 2, lines
-    assert len(errors) == 1, lines
-    return errors[0]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)

@@ -12,8 +12,8 @@ import yaml
 from datamodules.io.arguments import ArgumentParser
 from lightning_modules.__main__ import main
 from lightning_modules.training import command_line as training
+from tests.commands import RECIPES, ROOT, SMALL, STEPS
 from tests.factories import make_store
-from tests.test_cli import RECIPES, ROOT, SMALL, STEPS
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from lightning_modules.base import OptimizerConfig
 from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
 from lightning_modules.training.callbacks.every_run import LastCheckpoint
 from lightning_modules.training.resumption import candidates
+from tests.commands import ROOT, SMALL
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import make_task
-from tests.test_cli import ROOT, SMALL
 
 
 def content(step: int) -> dict[str, Any]:

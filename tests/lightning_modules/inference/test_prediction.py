@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +14,11 @@ from lightning_modules.__main__ import main
 from lightning_modules.checkpoints.export import load_exported
 from lightning_modules.inference.prediction import Predictor
 from lightning_modules.regression import Regression
+from tests.commands import ROOT, error_of
+from tests.commands import SMALL as COARSE
 from tests.factories import make_material, make_store
 
-ROOT = Path(__file__).parents[3]
-SMALL = [
-    "--data.grid.step=0.1",
-    "--data.peaks.fwhm=0.3",
-    "--data.global_batch_size=16",
-    "--model.backbone.width=16",
-    "--model.backbone.heads=2",
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.logger=false",
-]
+SMALL = [*COARSE, "--data.global_batch_size=16", "--trainer.logger=false"]
 SHORT = [
     "--trainer.max_steps=6",
     "--trainer.val_check_interval=3",
@@ -55,18 +44,6 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "regression"
     assert fit(store, folder, *SHORT) == 0
     return folder
-
-
-def error_of(capsys: pytest.CaptureFixture[str], call: Callable[[], int]) -> str:
-    capsys.readouterr()
-    try:
-        status = call()
-    except SystemExit as exit_:
-        status = exit_.code  # type: ignore[assignment]
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert status == 2, lines
-    assert lines[-1].startswith("xxact: error: ")
-    return lines[-1]
 
 
 def last(run: Path) -> Path:

@@ -16,8 +16,8 @@ from lightning_modules.__main__ import main
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.training.resumption import newest_checkpoint, open_run
 from lightning_modules.training.run_lock import TRAINING, Lock
+from tests.commands import ROOT, SMALL, STEPS, error_of
 from tests.factories import make_store
-from tests.test_cli import ROOT, SMALL, STEPS, error_of
 
 
 @pytest.fixture

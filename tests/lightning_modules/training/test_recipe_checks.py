@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.__main__ import main
+from tests.commands import ROOT, SMALL, error_of
 from tests.factories import make_store
-from tests.test_cli import ROOT, SMALL, error_of
 
 
 @pytest.fixture(scope="module")
