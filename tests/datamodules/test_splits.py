@@ -8,7 +8,15 @@ from datamodules.batch import INDEX, WEIGHT
 from datamodules.grid import Grid
 from datamodules.rendering.augmentation import Augmentation
 from datamodules.store.collection import Collection
-from datamodules.store.splits import SPLITS, SplitConfig, assign, keep_fraction, spread, to_keys
+from datamodules.store.splits import (
+    SPLITS,
+    SplitConfig,
+    assign,
+    keep_fraction,
+    split_rows,
+    spread,
+    to_keys,
+)
 from datamodules.store.store import StoreError, formula_key
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.factories import make_store
@@ -202,3 +210,14 @@ def test_changes_that_pull_an_empty_edge_into_the_window_are_refused(
     with pytest.raises(StoreError, match="an edge of the window empty"):
         XRDDataModule([str(tmp_path)], views=how)
     XRDDataModule([str(tmp_path)], augmentation=how, augment=False)
+
+
+def test_a_repeated_stores_training_rows_come_as_often_and_no_others(tmp_path: Path) -> None:
+    first, second = make_store(tmp_path / "a", 60), make_store(tmp_path / "b", 40, seed=1)
+    both = Collection([first.folder, second.folder])
+    once = split_rows(both, SplitConfig())
+    times = split_rows(both, SplitConfig(), repeat={str(second.folder): 3})
+    for name in SPLITS:
+        rows, counts = np.unique(times[name], return_counts=True)
+        assert np.array_equal(rows, once[name])
+        assert np.array_equal(counts, np.where((rows >= 60) & (name == "train"), 3, 1)), name

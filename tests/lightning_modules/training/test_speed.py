@@ -184,7 +184,7 @@ def test_linear_layers_equal_torchs(shape: tuple[int, ...], width: int) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_an_operator_that_torch_has_changed_is_not_used() -> None:
+def test_an_operator_that_torch_has_changed_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def another_signature(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rows @ weight.T
 
@@ -194,6 +194,8 @@ def test_an_operator_that_torch_has_changed_is_not_used() -> None:
     assert not linear._works(another_signature)
     assert not linear._works(another_result), "the bias is missing"
     assert linear._KERNEL is None or linear._works(linear._KERNEL)
+    monkeypatch.setattr(linear, "_works", lambda _: False)
+    assert linear._find_kernel() is None
 
 
 def test_frozen_linear_layers_pass_gradients_on() -> None:
