@@ -8,7 +8,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lightning_modules.experiments.probing.probe import recall
-from lightning_modules.experiments.probing.probes import crystal_system, judge, linear_map, map_2d
+from lightning_modules.experiments.probing.probes import (
+    Judged,
+    crystal_system,
+    judge,
+    linear_map,
+    map_2d,
+)
 
 
 def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -18,14 +24,15 @@ def data(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, (y > 0).astype(float)
 
 
-def formulas(n: int) -> np.ndarray:
-    return np.array([f"F{i // 2}" for i in range(n)])
+def judged(n: int, new: int = 0) -> Judged:
+    """Two materials a formula; the chemical systems of the first `new` materials are new."""
+    return Judged(np.arange(n) // 2, np.arange(n) < new, np.arange(n))
 
 
 def test_a_label_in_the_vector_is_found_and_noise_is_not() -> None:
     (x, y, _), (x_v, y_v, _), (x_t, y_t, _) = (data(n, i) for i, n in enumerate((400, 100, 100)))
     y_t[::10] = np.nan
-    found = judge((x, y), (x_v, y_v), (x_t, y_t), formulas(100), classify=False)
+    found = judge((x, y), (x_v, y_v), (x_t, y_t), judged(100), 0.001)
     there = np.isfinite(y_t)
     assert found["linear"]["error"] < 0.01
     assert found["linear"]["n"] == 90
@@ -36,17 +43,33 @@ def test_a_label_in_the_vector_is_found_and_noise_is_not() -> None:
     for probe in found.values():
         assert probe["low"] < probe["error"] < probe["high"]
     noise = np.random.default_rng(9).normal(size=(400, 6))
-    blind = judge((noise, y), (x_v, y_v), (x_t, y_t), formulas(100), classify=False)
+    blind = judge((noise, y), (x_v, y_v), (x_t, y_t), judged(100), 0.001)
     assert abs(blind["linear"]["rank"]) < 0.5
     assert blind["linear"]["error"] > 0.8 * blind["constant"]["error"]
 
 
 def test_classes_are_judged_by_wrong_answers() -> None:
     (x, _, c), (x_v, _, c_v), (x_t, _, c_t) = (data(n, i) for i, n in enumerate((300, 80, 80)))
-    found = judge((x, c), (x_v, c_v), (x_t, c_t), formulas(80), classify=True)
+    found = judge((x, c), (x_v, c_v), (x_t, c_t), judged(80), None)
     assert found["linear"]["error"] < 0.1
     most = float(np.mean(c) > 0.5)
     assert found["constant"]["error"] == pytest.approx(np.mean(c_t != most))
+
+
+def test_new_chemical_systems_and_pairs_of_one_formula_are_judged_apart() -> None:
+    (x, y, _), (x_v, y_v, _), (x_t, y_t, _) = (data(n, i) for i, n in enumerate((400, 100, 100)))
+    y_t = y_t.copy()
+    y_t[:20] += 5.0  # what training knows nothing of
+    found = judge((x, y), (x_v, y_v), (x_t, y_t), judged(100, new=20), 0.001)
+    assert found["linear"]["new_system"] == pytest.approx(5.0, abs=0.05)
+    assert found["linear"]["known_system"] < 0.01
+    assert found["linear"]["error"] == pytest.approx(1.0, abs=0.05)
+    assert found["linear"]["pairs"] == 1.0
+    assert found["constant"]["pairs"] == 0.5
+    alone = Judged(np.arange(100), np.zeros(100, bool), np.arange(100))
+    single = judge((x, y), (x_v, y_v), (x_t, y_t), alone, 0.001)
+    assert "pairs" not in single["linear"]
+    assert "new_system" not in single["linear"]
 
 
 def test_the_test_split_chooses_nothing() -> None:
@@ -55,7 +78,7 @@ def test_the_test_split_chooses_nothing() -> None:
     # Noise: validation asks for many neighbours. The test's labels are what three would predict.
     y, y_v = rng.normal(size=300), rng.normal(size=100)
     few = make_pipeline(StandardScaler(), KNeighborsRegressor(3, weights="distance")).fit(x, y)
-    found = judge((x, y), (x_v, y_v), (x_t, few.predict(x_t)), formulas(100), classify=False)
+    found = judge((x, y), (x_v, y_v), (x_t, few.predict(x_t)), judged(100), 0.001)
     assert found["neighbours"]["error"] > 0.1
 
 

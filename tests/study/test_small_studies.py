@@ -202,6 +202,9 @@ FILES = {
     "representation": {
         *(f"probes_{t}.csv" for t in ("formation_energy", "band_gap", "crystal_system")),
         *(f"rank_{t}.csv" for t in ("formation_energy", "band_gap")),
+        "pairs_formation_energy.csv",
+        # Of so few materials no chemical system of the test is in training.
+        *(f"new_system_{t}.csv" for t in ("formation_energy", "band_gap", "crystal_system")),
         "recall.csv",
         "probes.png",
         "maps.png",

@@ -10,11 +10,18 @@ import torch
 
 from datamodules.io.arguments import ArgumentParser
 from datamodules.store.collection import Collection
-from lightning_modules.experiments.probing.probes import crystal_system, judge, linear_map, map_2d
+from lightning_modules.experiments.probing.probes import (
+    Judged,
+    crystal_system,
+    judge,
+    linear_map,
+    map_2d,
+)
 from lightning_modules.experiments.probing.vectors import VECTORS, Encoder, Vectors, encode
 from lightning_modules.experiments.study.run import write_json
 from lightning_modules.metrics.evaluation import families
 from lightning_modules.metrics.retrieval import DIRECTIONS, RANKS, ranks_of_matches
+from lightning_modules.metrics.within import pair_tolerance
 
 CRYSTAL_SYSTEM = "crystal_system"
 
@@ -67,7 +74,17 @@ def probe(
         labels[CRYSTAL_SYSTEM] = systems
     splits = {name: encode(encoder, stores, name) for name in ("train", "validation", "test")}
     formula, key = collection.column("formula"), collection.column("formula_key").view(np.int64)
-    test = splits["test"]
+    train, test = splits["train"], splits["test"]
+    system = collection.column("system_key")
+    judged = Judged(key[test.index], ~np.isin(system[test.index], system[train.index]), test.index)
+    tolerances = {
+        name: None
+        if name == CRYSTAL_SYSTEM
+        else pair_tolerance(
+            name, collection.units.get(name, ""), float(np.nanstd(values[train.index]))
+        )
+        for name, values in labels.items()
+    }
 
     def labelled(split: str, vector: str, target: str) -> tuple[np.ndarray, np.ndarray]:
         part = splits[split]
@@ -79,8 +96,8 @@ def probe(
                 labelled("train", vector, target),
                 labelled("validation", vector, target),
                 labelled("test", vector, target),
-                formula[test.index],
-                classify=target == CRYSTAL_SYSTEM,
+                judged,
+                tolerances[target],
             )
             for target in labels
         }

@@ -6,6 +6,7 @@ measured on the test split, with an interval of a bootstrap over formulas.
 Shapes: N materials, D width of a vector.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lightning_modules.metrics.bootstrap import group_means
+from lightning_modules.metrics.within import figures
 
 #: First space group of each crystal system; source: International Tables for Crystallography A.
 CRYSTAL_SYSTEMS = {
@@ -33,6 +35,21 @@ _INVERSE_PENALTIES = (0.01, 0.3)
 _NEIGHBOURS = (3, 10, 30)
 
 Split = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of the test materials beside their vectors.
+
+    Attributes:
+        formula_key: Hashes of their formulas, (N,).
+        new_system: Whether no material of their chemical system is in the training split, (N,).
+        index: Their rows in the stores, (N,).
+    """
+
+    formula_key: np.ndarray
+    new_system: np.ndarray
+    index: np.ndarray
 
 
 def crystal_system(space_group: np.ndarray) -> np.ndarray:
@@ -60,8 +77,8 @@ def judge(
     train: Split,
     validation: Split,
     test: Split,
-    formulas: np.ndarray,
-    classify: bool,
+    judged: Judged,
+    tolerance: float | None,
     draws: int = 2000,
 ) -> dict[str, dict[str, float]]:
     """What probes find.
@@ -70,19 +87,26 @@ def judge(
         train: Vectors (N, D) and labels (N,), NaN for missing.
         validation: The same, to choose how strong a probe is.
         test: The same, to measure.
-        formulas: Formulas of the test materials, (N,): the bootstrap draws these.
-        classify: Whether labels are classes; the error is then the share of wrong answers, else
-            the mean absolute error.
+        judged: The test materials; the bootstrap draws their formulas.
+        tolerance: Labels of one formula must be further apart for their order to count. None:
+            labels are classes, and the error is the share of wrong answers, else the mean absolute
+            error.
         draws: Of the bootstrap.
 
     Returns:
         By probe (`linear`, `neighbours`, and `constant`: the median or the most frequent class):
-        `error`, its 95 % interval `low`, `high`, the number of test labels `n`, and for numbers
-        `rank`, Spearman's correlation of predictions and labels: where most labels are near 0 and
-        a few far away, a constant has a small error and says nothing.
+        `error`, its 95 % interval `low`, `high`, the number of test labels `n`; `known_system` and
+        `new_system`, the errors of the materials whose chemical system is in the training split
+        and of the others (left out if there are none); and for numbers `rank`, Spearman's
+        correlation of predictions and labels (where most labels are near 0 and a few far away, a
+        constant has a small error and says nothing), and `pairs`, the share of the pairs of
+        structures of one formula that are ranked rightly (see `metrics.within`; left out if there
+        is none).
     """
     (x, y), (x_v, y_v), (x_t, y_t) = (_labelled(*split) for split in (train, validation, test))
-    groups = formulas[np.isfinite(test[1])]
+    there = np.isfinite(test[1])
+    groups, new = judged.formula_key[there], judged.new_system[there]
+    classify = tolerance is None
 
     def errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return (predicted != truth).astype(float) if classify else np.abs(predicted - truth)
@@ -105,7 +129,15 @@ def judge(
         low, high = np.quantile(means, [0.025, 0.975])
         found[name] = {"error": float(error.mean()), "low": float(low), "high": float(high)}
         found[name]["n"] = len(y_t)
-        if not classify and name != "constant":
+        for which, part in (("known_system", ~new), ("new_system", new)):
+            if part.any():
+                found[name][which] = float(error[part].mean())
+        if tolerance is None:
+            continue
+        within = figures(values_t[:, None], y_t, groups, judged.index[there], tolerance)[0]
+        if "pairs" in within:
+            found[name]["pairs"] = within["pairs"]
+        if name != "constant":
             found[name]["rank"] = float(np.nan_to_num(spearmanr(values_t, y_t).statistic))
     return found
 

@@ -13,6 +13,11 @@ from lightning_modules.experiments.study.representation import INPUTS, UNTRAINED
 
 VECTORS = ("composition", "xrd", "fused")
 PROBES = {"linear": "linear", "neighbours": "k-NN"}
+BESIDE = {
+    "known_system": "error, chemical systems in training",
+    "new_system": "error, new chemical systems",
+    "pairs": "share of the pairs of structures of one formula ranked rightly",
+}
 
 
 def report(study_folder: Path) -> Report:
@@ -53,7 +58,10 @@ def report(study_folder: Path) -> Report:
         )
         if target != "crystal_system":
             name, caption = f"rank_{target}", f"{target}: rank correlation with the label"
-            out.table(name, caption, _rank_rows(by_start, target))
+            out.table(name, caption, _plain_rows(by_start, target, "rank"))
+        for key, shown in BESIDE.items():
+            if rows := _plain_rows(by_start, target, key):
+                out.table(f"{key}_{target}", f"{target}: {shown}", rows)
     out.table("recall", _recall_caption(first), _recall_rows(by_start))
     out.figure(
         "probes",
@@ -88,21 +96,25 @@ def _caption(target: str, first: dict[str, Any]) -> str:
     )
 
 
-def _rank_rows(by_start: dict[str, list[dict[str, Any]]], target: str) -> list[dict[str, Any]]:
-    """Spearman's correlations, a row a kind of weights."""
-    return [
-        {
-            "weights": start,
-            **{
-                f"{vector}, {shown}": float(
-                    np.mean([run["probes"][vector][target][probe]["rank"] for run in runs])
-                )
-                for vector in VECTORS
-                for probe, shown in PROBES.items()
-            },
+def _plain_rows(
+    by_start: dict[str, list[dict[str, Any]]], target: str, key: str
+) -> list[dict[str, Any]]:
+    """Means over the runs of a figure that has no interval, a row a kind of weights."""
+    rows = []
+    for start, runs in by_start.items():
+        found = {
+            f"{vector}, {shown}": [
+                run["probes"][vector][target][probe][key]
+                for run in runs
+                if key in run["probes"][vector][target][probe]
+            ]
+            for vector in VECTORS
+            for probe, shown in PROBES.items()
         }
-        for start, runs in by_start.items()
-    ]
+        if all(found.values()):
+            means = {column: float(np.mean(values)) for column, values in found.items()}
+            rows.append({"weights": start, **means})
+    return rows
 
 
 def _mean(runs: Sequence[dict[str, Any]], vector: str, target: str, probe: str) -> dict[str, float]:
