@@ -23,8 +23,9 @@ from datamodules.io.arguments import printable
 from datamodules.io.files import replace_file
 from datamodules.prepare.crystals.composition import check_composition, reduced_formula
 from datamodules.prepare.crystals.crystal import EntryError, Note
-from datamodules.prepare.crystals.diffraction import diffraction_lines, has_scattering_factor
+from datamodules.prepare.crystals.diffraction import diffraction_lines
 from datamodules.prepare.crystals.distances import check_distances
+from datamodules.prepare.crystals.scattering import has_scattering_factor
 from datamodules.prepare.crystals.symmetry import symmetry
 from datamodules.prepare.sources.source import Entry, Part, Progress, Source, SourceError
 from datamodules.store.store import Material, write_shard

@@ -15,9 +15,7 @@ visits every reflection inside the sphere and hardly any outside of it, however 
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from datamodules.prepare.crystals.crystal import Crystal
+from datamodules.prepare.crystals.scattering import scattering_table
 from datamodules.radiation import CU_K_ALPHA, lorentz_polarization
 
 WAVELENGTH = CU_K_ALPHA
@@ -41,8 +40,6 @@ Float = NDArray[np.float64]
 _lorentz_polarization: Any = njit(cache=True)(lorentz_polarization)
 Int = NDArray[np.int64]
 
-# Steps of s² in the table of atomic scattering factors; the cubic then errs by less than 1e-8 Z.
-_TABLE_STEPS = 1024
 # Reflections weaker than this part of F(000)² are absences; thousands together stay invisible.
 _ABSENT = 1e-13
 
@@ -50,58 +47,6 @@ _ABSENT = 1e-13
 def max_g(wavelength: float = WAVELENGTH, two_theta_max: float = TWO_THETA_MAX) -> float:
     """Returns |g| = 2 sin θ / λ in Å⁻¹ at a scattering angle in degrees."""
     return float(2 * np.sin(np.radians(two_theta_max / 2)) / wavelength)
-
-
-def atomic_scattering_factor(number: int, s_squared: Float) -> Float:
-    """Evaluates f(s) of an element from its coefficients.
-
-    Args:
-        number: Atomic number.
-        s_squared: (sin θ / λ)² in Å⁻², any shape.
-
-    Returns:
-        f in electrons, the shape of `s_squared`.
-
-    Raises:
-        KeyError: if pymatgen has no coefficients for the element.
-    """
-    a, b = np.asarray(_coefficients()[number], dtype=np.float64).T
-    s2 = np.asarray(s_squared, dtype=np.float64)
-    return number - 41.78214 * s2 * (a * np.exp(-b * s2[..., None])).sum(-1)
-
-
-@cache
-def _coefficients() -> dict[int, list[list[float]]]:
-    from pymatgen.core import Element
-
-    # The table's file: its module, pymatgen.analysis.diffraction.xrd, draws in matplotlib and
-    # scipy.stats, which take 1.4 s of each worker's start.
-    table = files("pymatgen.analysis.diffraction") / "atomic_scattering_params.json"
-    # "D" has hydrogen's coefficients and its atomic number.
-    return {int(Element(s).Z): rows for s, rows in json.loads(table.read_bytes()).items()}
-
-
-def has_scattering_factor(number: int) -> bool:
-    """Tells whether the element can be simulated (pymatgen's table ends at californium)."""
-    return number in _coefficients()
-
-
-@cache
-def _scattering_table(s2_max: float) -> tuple[Float, float]:
-    """Cubic coefficients of f in s², shape (n_elements + 1, n_steps, 4), and the step in Å⁻²."""
-    step = s2_max / (_TABLE_STEPS - 2)
-    knots = np.arange(_TABLE_STEPS + 1) * step
-    table = np.zeros((max(_coefficients()) + 1, _TABLE_STEPS, 4))
-    for number, rows in _coefficients().items():
-        a, b = np.asarray(rows, dtype=np.float64).T
-        decay = a * np.exp(-b * knots[:, None])
-        f = number - 41.78214 * knots * decay.sum(-1)
-        slope = -41.78214 * (decay.sum(-1) - knots * (b * decay).sum(-1)) * step
-        f0, f1, d0, d1 = f[:-1], f[1:], slope[:-1], slope[1:]
-        table[number] = np.stack(
-            [f0, d0, 3 * (f1 - f0) - 2 * d0 - d1, 2 * (f0 - f1) + d0 + d1], axis=-1
-        )
-    return table, step
 
 
 def diffraction_lines(
@@ -128,9 +73,50 @@ def diffraction_lines(
             that the strongest line *after* Lorentz–polarization is 1. Both are empty if no
             reflection lies in the window.
     """
+    q, intensity, _ = _in_window(
+        crystal, wavelength, two_theta_min, two_theta_max, MIN_RELATIVE_INTENSITY, {}
+    )
+    return q, intensity
+
+
+def unscaled_lines(
+    crystal: Crystal,
+    *,
+    wavelength: float,
+    two_theta_min: float,
+    two_theta_max: float,
+    debye_waller: Mapping[int, float],
+) -> tuple[Float, Float]:
+    """Computes all powder lines of a crystal, however weak, in electrons² a cell.
+
+    Args:
+        crystal: As in `diffraction_lines`; so are `wavelength` (Å) and the window (degrees).
+        wavelength: Å.
+        two_theta_min: Degrees.
+        two_theta_max: Degrees.
+        debye_waller: B of f exp(−B s²) in Å² by atomic number; 0 for elements that are not in it.
+
+    Returns:
+        q: Scattering vectors, shape (n_lines,), Å⁻¹, ascending.
+        intensity: Multiplicity × |F|² without Lorentz–polarization, shape (n_lines,).
+    """
+    q, intensity, strongest = _in_window(
+        crystal, wavelength, two_theta_min, two_theta_max, 0.0, debye_waller
+    )
+    return q, intensity * strongest
+
+
+def _in_window(
+    crystal: Crystal,
+    wavelength: float,
+    two_theta_min: float,
+    two_theta_max: float,
+    min_relative: float,
+    debye_waller: Mapping[int, float],
+) -> tuple[Float, Float, float]:
     g_max = max_g(wavelength, two_theta_max)
-    table, step = _scattering_table((g_max / 2) ** 2)
-    return _lines(
+    table, step = scattering_table((g_max / 2) ** 2, tuple(sorted(debye_waller.items())))
+    lines: tuple[Float, Float, float] = _lines(
         crystal.lattice,
         crystal.coordinates,
         crystal.numbers,
@@ -141,8 +127,9 @@ def diffraction_lines(
         max_g(wavelength, two_theta_min),
         g_max,
         MERGE_WITHIN,
-        MIN_RELATIVE_INTENSITY,
+        min_relative,
     )
+    return lines
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy")
@@ -158,8 +145,8 @@ def _lines(
     g_max: float,
     merge_within: float,
     min_relative: float,
-) -> tuple[Float, Float]:
-    """The lines of a crystal; see `diffraction_lines`."""
+) -> tuple[Float, Float, float]:
+    """The lines of a crystal as of `diffraction_lines`, and the strongest intensity with LP."""
     g2, intensity = _reflections(
         lattice, coordinates, numbers, occupancies, table, step, g_min * g_min, g_max * g_max
     )
@@ -357,8 +344,8 @@ def _sorted_by_bins(g2: Float, intensity: Float, low: float, high: float) -> tup
 @njit(cache=True, error_model="numpy")
 def _merged(
     g2: Float, intensity: Float, wavelength: float, merge_within: float, min_relative: float
-) -> tuple[Float, Float]:
-    """Merges clusters of lines, applies the threshold after LP, and scales."""
+) -> tuple[Float, Float, float]:
+    """Merges clusters of lines, applies the threshold after LP, scales, and tells the scale."""
     n = len(g2)
     q, total, after = np.empty(n), np.empty(n), np.empty(n)
     count, i, strongest = 0, 0, 0.0
@@ -382,4 +369,4 @@ def _merged(
         if after[i] > min_relative * strongest:
             q[kept], total[kept] = q[i], total[i] / strongest
             kept += 1
-    return q[:kept].copy(), total[:kept].copy()
+    return q[:kept].copy(), total[:kept].copy(), strongest

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from datamodules.io.arguments import printable
-from datamodules.prepare.crystals.crystal import Crystal, EntryError
+from datamodules.prepare.crystals.crystal import EntryError
+from datamodules.prepare.crystals.structures import of_atoms
 from datamodules.prepare.sources.cif_folder import digest_file
 from datamodules.prepare.sources.csv_cif import ID_COLUMNS
 from datamodules.prepare.sources.reading.labels import read_labels
@@ -109,7 +110,7 @@ class AseSource(LabelledSource):
         name, atoms = record[0], _atoms(record[1])
         values = _values(atoms)
         identifier = self._identifier(name, values)
-        crystal = _crystal(atoms)
+        crystal = of_atoms(atoms)
         if self.labels_file is not None:
             texts: dict[str, Any] = self._labels.get(identifier) or self._labels.get(
                 Path(identifier).with_suffix("").as_posix(), {}
@@ -255,15 +256,3 @@ def _values(atoms: Any) -> dict[str, Any]:
     pairs = atoms.info.get("key_value_pairs", {})
     results = {} if atoms.calc is None else getattr(atoms.calc, "results", {})
     return {**results, **pairs, **atoms.info}
-
-
-def _crystal(atoms: Any) -> Crystal:
-    if not all(atoms.pbc) or atoms.cell.rank < 3:
-        raise EntryError("not periodic in three dimensions")
-    for site in (atoms.info.get("occupancy") or {}).values():
-        if any(share < 1 for share in site.values()):
-            # ASE keeps one of several species and forgets how often a site is occupied.
-            raise EntryError("disordered", "ASE reads one species a site; use `prepare cif`")
-    cell = np.array(atoms.cell[:], np.float64)
-    coordinates = np.array(atoms.positions, np.float64) @ np.linalg.inv(cell)
-    return Crystal.from_symbols(cell, coordinates, atoms.get_chemical_symbols())

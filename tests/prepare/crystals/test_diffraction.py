@@ -14,9 +14,13 @@ from datamodules.prepare.crystals import diffraction
 from datamodules.prepare.crystals.crystal import Crystal
 from datamodules.prepare.crystals.diffraction import (
     WAVELENGTH,
-    atomic_scattering_factor,
     diffraction_lines,
+)
+from datamodules.prepare.crystals.scattering import (
+    atomic_scattering_factor,
+    coefficients,
     has_scattering_factor,
+    scattering_table,
 )
 from datamodules.prepare.sources.prototypes import _library
 from datamodules.radiation import lorentz_polarization
@@ -144,7 +148,7 @@ def test_no_reflection_is_missed(name: str) -> None:
     """Counts against brute force over far more indices than the bound allows."""
     crystal = crystal_of(SKEWED[name])
     g_max = diffraction.max_g()
-    table, step = diffraction._scattering_table((g_max / 2) ** 2)
+    table, step = scattering_table((g_max / 2) ** 2)
     one_atom = crystal.coordinates[:1], crystal.numbers[:1], crystal.occupancies[:1]
     g2, _ = diffraction._reflections(crystal.lattice, *one_atom, table, step, 0.0, g_max**2)
     limits = np.ceil(g_max * np.linalg.norm(crystal.lattice, axis=1)).astype(int) + 3
@@ -157,12 +161,12 @@ def test_no_reflection_is_missed(name: str) -> None:
 
 def test_coefficients_are_pymatgens() -> None:
     theirs = {Element(symbol).Z: rows for symbol, rows in ATOMIC_SCATTERING_PARAMS.items()}
-    assert diffraction._coefficients() == theirs
+    assert coefficients() == theirs
 
 
 def test_tabulated_scattering_factors_are_exact() -> None:
     g_max = diffraction.max_g()
-    table, step = diffraction._scattering_table((g_max / 2) ** 2)
+    table, step = scattering_table((g_max / 2) ** 2)
     s2 = np.linspace(0, (g_max / 2) ** 2, 5001)
     cell, t = np.divmod(s2 / step, 1)
     powers = t[:, None] ** np.arange(4)
