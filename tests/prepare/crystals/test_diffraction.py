@@ -164,10 +164,10 @@ def test_coefficients_are_pymatgens() -> None:
     assert coefficients() == theirs
 
 
-def test_tabulated_scattering_factors_are_exact() -> None:
-    g_max = diffraction.max_g()
-    table, step = scattering_table((g_max / 2) ** 2)
-    s2 = np.linspace(0, (g_max / 2) ** 2, 5001)
+@pytest.mark.parametrize("s_max", [diffraction.max_g() / 2, 2.0])
+def test_tabulated_scattering_factors_are_exact(s_max: float) -> None:
+    table, step = scattering_table(s_max**2)
+    s2 = np.linspace(0, s_max**2, 5001)
     cell, t = np.divmod(s2 / step, 1)
     powers = t[:, None] ** np.arange(4)
     for z in range(1, 99):
