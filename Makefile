@@ -48,7 +48,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling test test-ddp fuzz lint format tensorboard clean
+        study-convergence study-representation study-scaling schema test test-ddp fuzz lint format tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -58,6 +58,7 @@ help: ## print this
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/xxact schema >/dev/null || echo "no schemas for editors; \`make schema\` says why"
 	@touch $@
 
 install: $(READY) ## make the environment (.venv) from pyproject.toml
@@ -104,6 +105,9 @@ study-scaling: $(READY) $(EMBEDDED) ## error against training size, for either m
 study-convergence study-representation study-scaling: study-%:
 	$(BIN)/xxact study $* --config configs/study/$*$(if $(STUDY),_$(STUDY)).yaml --jobs $(JOBS) $(ARGS)
 	$(BIN)/xxact report $* --study runs/study$(if $(STUDY),_$(STUDY))
+
+schema: $(READY) ## write configs/schemas: editors complete and check recipes (after a new task, too)
+	$(BIN)/xxact schema
 
 test: $(READY) ## run the tests (both cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)

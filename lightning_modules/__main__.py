@@ -30,6 +30,10 @@ Many runs (each a `fit` of its own; killed ones continue when the command is giv
   report    convergence | representation | scaling --study FOLDER    figures, tables, numbers
   report    polymorphs | robustness | evidence --checkpoint CHECKPOINT --store STORE …
 
+What there is:
+  recipes                       recipes and overlays, with what they are for
+  schema                        JSON schemas: editors complete and check recipes
+
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.
 """
@@ -93,6 +97,14 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from lightning_modules.experiments.report.main import main as report
 
         return report(rest)
+    if command == "recipes":
+        from lightning_modules.overview.recipes import main as recipes
+
+        return recipes(rest)
+    if command == "schema":
+        from lightning_modules.overview.schema import main as schema
+
+        return schema(rest)
     # Before torch is imported. Threads that spin while they wait for each other are a little faster
     # on an idle machine and slower without bound on a busy one (measured: two threads on two busy
     # cores, 21 materials/s; sleeping, 356).

@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 
@@ -40,11 +40,43 @@ def exit_with_error(message: str, leave_out: Sequence[str] = ()) -> NoReturn:
     raise SystemExit(2)
 
 
+#: A command line of this word alone asks for the parser in place of its work; see `Asked`.
+DESCRIBE = "--@parser"
+
+
+class Asked(ValueError):
+    """Hands over a command's parser, for editors and shells that are to know what it takes.
+
+    Attributes:
+        parser: What would have read the command line.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        super().__init__(f"{DESCRIBE}: is of no use by hand; see `{parser.prog} --help`")
+        self.parser = parser
+
+
+def parser_of(command: Callable[[Sequence[str]], object], *words: str) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        command: Its program, which reads a command line with one of our parsers.
+        words: What comes before its flags, such as the kind of a study.
+    """
+    try:
+        command([*words, DESCRIBE])
+    except Asked as asked:
+        return asked.parser
+    raise AssertionError(f"{' '.join(words)}: read no command line")
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser; a mistake is told in one line, without the usage; see `respell`."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As of argparse; a flag's words may be joined by hyphens or underscores."""
+        if args and DESCRIBE in args:
+            raise Asked(self)
         words = respell(sys.argv[1:] if args is None else args, self._option_string_actions)
         return super().parse_known_args(words, namespace)
 

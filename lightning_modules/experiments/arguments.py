@@ -1,7 +1,6 @@
 """YAML files and flags to a dataclass: its fields are the keys."""
 
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,12 +8,18 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from datamodules.io.arguments import exit_with_error, respell
+from datamodules.io.arguments import DESCRIBE, Asked, exit_with_error, respell
 from lightning_modules.training.recipe_checks import recipes_of
 
 
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, with errors of one line."""
+
+    def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
+        """As of jsonargparse; hands itself over when asked for."""
+        if args and DESCRIBE in args:
+            raise Asked(self)
+        return super().parse_args(args, *others, **named)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and exit with 2."""
@@ -42,9 +47,6 @@ def parse(
     Returns:
         The dataclass, the second one or None, and the first one's values as plain ones.
     """
-    # jsonargparse 4.49 renamed `instantiate_classes`; 4.47, which Lightning goes with, has only it.
-    warnings.filterwarnings("ignore", "(?s).*deprecated in v4.49.*")
-    warnings.filterwarnings("ignore", "(?s).*only one JsonargparseDeprecationWarning.*")
     about = sys.modules[kind.__module__].__doc__
     parser = Parser(prog=program, description=about, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML with the keys below; repeatable.")
@@ -71,8 +73,8 @@ def parse(
             values[recipe]["set"][key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise ValueError(f"--set {assignment}: {text} is no YAML value; quote it") from None
-    plain = yaml.safe_load(parser.dump(values, skip_none=False))
-    objects = parser.instantiate_classes(values)
+    plain = yaml.safe_load(parser.dump(values, skip_unset=False))
+    objects = parser.instantiate(values)
     first = kind(**{name: objects[name] for name in _top(own)})
     second = machine(**{name: objects[name] for name in _top(others)}) if machine else None
     return first, second, {name: plain[name] for name in _top(own)}

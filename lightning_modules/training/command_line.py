@@ -28,7 +28,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from datamodules.io.arguments import exit_with_error
+from datamodules.io.arguments import DESCRIBE, Asked, exit_with_error
 from datamodules.io.files import replace_file
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
@@ -93,6 +93,12 @@ class Parser(LightningArgumentParser):
 
     #: The files of the command line, for the errors; a subclass for each command line has them.
     recipes: ClassVar[Sequence[tuple[Path, dict[str, Any]]]] = ()
+
+    def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
+        """As of Lightning; hands itself over when asked for."""
+        if args and DESCRIBE in args:
+            raise Asked(self)
+        return super().parse_args(args, *others, **named)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one line and exit with 2."""
@@ -283,7 +289,7 @@ class XxactCLI(LightningCLI):
 
     def _config_text(self) -> str:
         parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
+        config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_unset=False))
         if self.one_seed:
             # What starts from this file with another `seed_everything` changes all of it, too.
             config["data"]["seed"] = None
