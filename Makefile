@@ -48,7 +48,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling schema test test-ddp fuzz lint format tensorboard clean
+        study-convergence study-representation study-scaling schema test test-ddp fuzz lint format docs tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -127,6 +127,13 @@ lint: $(READY) ## check style, types and which room imports which
 format: $(READY) ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready-docs ## build the documentation as a site (build/site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 tensorboard: $(READY) ## show curves and pictures of all runs
 	$(BIN)/tensorboard --logdir runs

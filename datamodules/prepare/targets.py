@@ -20,7 +20,7 @@ _COLUMNS = {
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
-    """Reads labels given as COLUMN[=NAME][:UNIT],….
+    """Reads labels given as `COLUMN[=NAME][:UNIT],…`.
 
     Raises:
         SourceError: if a target cannot be read, or two have one name.

@@ -1,0 +1,75 @@
+"""What `make docs` adds to the pages of docs/: README and its neighbours, and a page a module."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+NEIGHBOURS = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+"""Files of the repository's root, and the pages that they become."""
+PACKAGES = ("datamodules", "lightning_modules")
+
+
+def modules() -> list[str]:
+    """Dotted names of all modules and packages, in the order of the navigation."""
+    names = []
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            names.append(".".join(part for part in parts if part != "__init__"))
+    return sorted(name for name in names if not name.endswith("__main__"))
+
+
+def page_of(module: str) -> str:
+    """The page of a module."""
+    path = ROOT.joinpath(*module.split("."))
+    return f"api/{module.replace('.', '/')}{'/index' if path.is_dir() else ''}.md"
+
+
+def moved(text: str) -> str:
+    """A file of the root as a page beside those of docs/: its links lead where they led."""
+    for name, page in NEIGHBOURS.items():
+        text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}(?=[)#])", f"]({page}", text)
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Adds the modules to the navigation, as a tree of packages."""
+    tree: dict[str, dict] = {}
+    for module in modules():
+        branch = tree
+        for part in module.split("."):
+            branch = branch.setdefault(part, {})
+    assert config.nav is not None
+    config.nav.append({"Modules": [_branch(name, tree[name]) for name in sorted(tree)]})
+    return config
+
+
+def _branch(name: str, below: dict[str, dict]) -> dict:
+    label = name.rpartition(".")[2]
+    if not below:
+        return {label: page_of(name)}
+    rest = [_branch(f"{name}.{part}", below[part]) for part in sorted(below)]
+    return {label: [page_of(name), *rest]}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages."""
+    for name, page in NEIGHBOURS.items():
+        files.append(File.generated(config, page, content=moved((ROOT / name).read_text())))
+    for module in modules():
+        files.append(File.generated(config, page_of(module), content=f"::: {module}\n"))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links of the pages to README and its neighbours lead to the pages that these became."""
+    return moved(markdown)
