@@ -58,7 +58,8 @@ help: ## print this
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@$(BIN)/xxact schema >/dev/null || echo "no schemas for editors; \`make schema\` says why"
+	@$(BIN)/xxact schema >/dev/null || echo "no schemas for editors: \`make schema\` says why"
+	@$(BIN)/xxact completion --output $(VENV)/completions >/dev/null || echo "no completion for shells"
 	@touch $@
 
 install: $(READY) ## make the environment (.venv) from pyproject.toml
@@ -106,8 +107,9 @@ study-convergence study-representation study-scaling: study-%:
 	$(BIN)/xxact study $* --config configs/study/$*$(if $(STUDY),_$(STUDY)).yaml --jobs $(JOBS) $(ARGS)
 	$(BIN)/xxact report $* --study runs/study$(if $(STUDY),_$(STUDY))
 
-schema: $(READY) ## write configs/schemas: editors complete and check recipes (after a new task, too)
+schema: $(READY) ## write configs/schemas and completions anew, for editors and shells (after a new task)
 	$(BIN)/xxact schema
+	$(BIN)/xxact completion --output $(VENV)/completions
 
 test: $(READY) ## run the tests (both cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)

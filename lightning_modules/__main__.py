@@ -4,7 +4,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 
 from datamodules.io.arguments import printable
 
@@ -33,11 +35,26 @@ Many runs (each a `fit` of its own; killed ones continue when the command is giv
 What there is:
   recipes                       recipes and overlays, with what they are for
   schema                        JSON schemas: editors complete and check recipes
+  completion bash | zsh | fish  a script: TAB completes commands, flags, keys and recipes
 
 `xxact COMMAND --help` tells more; `xxact fit --help` and `xxact fit --model.help MaskedXRD` list
 every key. Start with `make pretrain`.
 """
 _TRAINING = ("fit", "validate", "test")
+#: Modules whose `main` runs a command. They are imported when it is given: most do without torch.
+COMMANDS = {
+    "prepare": "datamodules.prepare.command_line",
+    "inspect": "datamodules.inspect",
+    **dict.fromkeys(_TRAINING, "lightning_modules.training.command_line"),
+    "predict": "lightning_modules.inference.table",
+    "export": "lightning_modules.checkpoints.export",
+    "sweep": "lightning_modules.experiments.sweep.main",
+    "study": "lightning_modules.experiments.study.main",
+    "report": "lightning_modules.experiments.report.main",
+    "recipes": "lightning_modules.overview.recipes",
+    "schema": "lightning_modules.overview.schema",
+    "completion": "lightning_modules.overview.completion",
+}
 #: Refusals of a disk, which may come without a file's name.
 _DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 _OURS = ("datamodules", "lightning_modules")
@@ -76,53 +93,29 @@ def _refusal(error: BaseException) -> OSError | None:
     return None
 
 
-def _dispatch(command: str, rest: list[str]) -> int:
-    if command == "prepare":
-        from datamodules.prepare.command_line import main as prepare
+def program(command: str) -> Callable[[Sequence[str]], int | None]:
+    """What runs a command: a function of the words after it.
 
-        return prepare(rest)
-    if command == "inspect":
-        from datamodules.inspect import main as inspect
+    Raises:
+        ValueError: if there is no such command.
+    """
+    if command not in COMMANDS:
+        raise ValueError(f"no command {command!r}; `xxact --help` lists them")
+    runs: Callable[..., int | None] = import_module(COMMANDS[command]).main
+    if command in _TRAINING:
+        return lambda rest: runs([command, *rest])
+    if command == "completion":
+        return partial(runs, programs={name: partial(_run, name) for name in COMMANDS})
+    return runs
 
-        return inspect(rest)
-    if command == "study":
-        from lightning_modules.experiments.study.main import main as study
 
-        return study(rest)
-    if command == "sweep":
-        from lightning_modules.experiments.sweep.main import main as sweep
-
-        return sweep(rest)
-    if command == "report":
-        from lightning_modules.experiments.report.main import main as report
-
-        return report(rest)
-    if command == "recipes":
-        from lightning_modules.overview.recipes import main as recipes
-
-        return recipes(rest)
-    if command == "schema":
-        from lightning_modules.overview.schema import main as schema
-
-        return schema(rest)
+def _run(command: str, rest: Sequence[str]) -> int:
+    """Run a command; its program is imported now."""
     # Before torch is imported. Threads that spin while they wait for each other are a little faster
     # on an idle machine and slower without bound on a busy one (measured: two threads on two busy
     # cores, 21 materials/s; sleeping, 356).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if command in _TRAINING:
-        from lightning_modules.training.command_line import main as train
-
-        train([command, *rest])
-        return 0
-    if command == "predict":
-        from lightning_modules.inference.table import main as predict
-
-        return predict(rest)
-    if command == "export":
-        from lightning_modules.checkpoints.export import main as export
-
-        return export(rest)
-    raise ValueError(f"no command {command!r}; `xxact --help` lists them")
+    return program(command)(rest) or 0
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -141,7 +134,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0
     try:
-        status = _dispatch(words[0], words[1:])
+        status = _run(words[0], words[1:])
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:

@@ -1,7 +1,6 @@
 """`xxact report`: figures (PNG), tables (Markdown, CSV) and numbers (JSON) of finished runs."""
 
 import importlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +19,6 @@ def main(args: Sequence[str]) -> int:
     """Run `xxact report`."""
     words = list(args)
     if words and words[0] in OTHERS:
-        # They run models: see `lightning_modules.__main__`.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         return int(importlib.import_module(OTHERS[words[0]]).main(words[1:]))
     parser = ArgumentParser(prog="xxact report", description=__doc__)
     parser.add_argument(
