@@ -3,6 +3,8 @@
 Shapes: B batch, D width of the backbone, W width of the embeddings.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from datamodules import batch as keys
@@ -13,6 +15,7 @@ from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, Task, check_weight
 from lightning_modules.metrics.retrieval import DIRECTIONS, Retrieval
 from lightning_modules.objectives.alignment import Alignment, ViewContrast
+from lightning_modules.objectives.structure_classes import StructureClasses
 
 
 class Contrastive(Task):
@@ -36,11 +39,20 @@ class Contrastive(Task):
         view_weight: Weight of a contrast between each pattern and a second one of the same
             material, changed at random (`data.views`), where all other materials are negatives,
             polymorphs included; 0: none.
+        structure_weight: Weight of a loss by which each pattern's vector tells classes of its
+            structure, those that are named in `data.targets`; 0: none.
+        targets: Names of these classes; the command line takes them from `data.targets`.
         init_from: A checkpoint whose backbone weights to start from.
     """
 
     monitor = "val/alignment/loss"
-    shaping = Task.shaping | {"embedding_width", "temperature_bounds", "view_weight"}
+    shaping = Task.shaping | {
+        "embedding_width",
+        "temperature_bounds",
+        "view_weight",
+        "structure_weight",
+        "targets",
+    }
 
     def __init__(
         self,
@@ -52,6 +64,8 @@ class Contrastive(Task):
         temperature_bounds: tuple[float, float] = (0.01, 0.5),
         pool_size: int = 1024,
         view_weight: float = 0.0,
+        structure_weight: float = 0.0,
+        targets: Sequence[str] | None = None,
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, grid, optimizer, init_from)
@@ -61,6 +75,14 @@ class Contrastive(Task):
             self.contrast = ViewContrast(
                 backbone.width, embedding_width, temperature, temperature_bounds
             )
+        self.structure_weight = check_weight("structure_weight", structure_weight)
+        if structure_weight:
+            if not targets:
+                raise ValueError(
+                    "structure_weight is above 0, but data.targets names no classes of structures, "
+                    "as configs/pretrain_contrastive.yaml does"
+                )
+            self.structure = StructureClasses(targets, backbone.width)
         self.retrieval = Retrieval(pool_size)
         #: Of the last validation: compositions, patterns, row numbers.
         self.embeddings: tuple[Tensor, Tensor, Tensor] | None = None
@@ -98,6 +120,10 @@ class Contrastive(Task):
             )
             logged |= {"alignment": loss, "views": views}
             loss = loss + self.view_weight * views
+        if self.structure_weight:
+            structure = self.structure(xrd_BD, batch[keys.TARGETS])
+            logged |= {"structure": structure}
+            loss = loss + self.structure_weight * structure
         self.log("train/loss", loss, prog_bar=True, batch_size=len(xrd_BW))
         for name, value in logged.items():
             self.log(f"train/{name}", value, batch_size=len(xrd_BW))

@@ -1,10 +1,33 @@
 """Exponential averages of the weights, which also start from `init_from`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
+
+
+def averages(highest_decay: float) -> Callable[[tuple[Tensor, ...], tuple[Tensor, ...], Any], None]:
+    """An update of exponential averages that forget the first weights soon.
+
+    After n updates the old average weighs (1 + n) / (10 + n), and never more than the highest
+    decay: with that alone the first, nearly untrained weights would hide how fast a run learns.
+
+    Args:
+        highest_decay: Weight of the old average once n is large.
+    """
+
+    @torch.no_grad()
+    def update(averaged: tuple[Tensor, ...], current: tuple[Tensor, ...], n_updates: Any) -> None:
+        if not averaged[0].is_floating_point():  # flags and counters: there is no average of them
+            torch._foreach_copy_(averaged, current)
+            return
+        n = int(n_updates)
+        torch._foreach_lerp_(averaged, current, 1 - min(highest_decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 class EMAWeights(WeightAveraging):
@@ -16,7 +39,8 @@ class EMAWeights(WeightAveraging):
     model with unknown units. Updates are torch's, one kernel for all weights of a kind.
 
     Args:
-        decay: Weight of the old average at each update; 1 / (1 - decay) updates are averaged over.
+        decay: Weight of the old average at each update, from when there were enough (`averages`);
+            1 / (1 - decay) updates are averaged over.
         update_every_n_steps: Steps between two updates.
         update_starting_at_step: Before this step the averages are the initial weights.
     """
@@ -33,7 +57,7 @@ class EMAWeights(WeightAveraging):
             raise ValueError(
                 f"averaging: update_every_n_steps is {update_every_n_steps}: must be at least 1"
             )
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        super().__init__(multi_avg_fn=averages(decay))
         self.update_every_n_steps = update_every_n_steps
         self.update_starting_at_step = update_starting_at_step or 0
 

@@ -20,6 +20,7 @@ from lightning_modules.metrics.retrieval import (
 )
 from lightning_modules.objectives.alignment import Alignment, BoundedTemperature, ViewContrast
 from lightning_modules.objectives.losses import masked_info_nce
+from lightning_modules.objectives.structure_classes import StructureClasses
 from tests.lightning_modules.batches import GRID, identified, make_batch, with_view
 
 BACKBONE = BackboneConfig(
@@ -257,3 +258,43 @@ def test_collapse_is_seen() -> None:
     assert values["composition/spread"] == pytest.approx(1.0, abs=0.05)
     assert values["xrd/spread"] == pytest.approx(0.0, abs=1e-5)
     assert values["random/composition_to_xrd/recall_at_10"] == 0
+
+
+def test_classes_of_structures_equal_a_plain_loop_over_what_is_known() -> None:
+    torch.manual_seed(0)
+    classes = StructureClasses(["bravais_class", "n_sites"], 8)
+    vectors = torch.randn(3, 8)
+    labels = torch.tensor([[3.0, 500.0], [math.nan, 1.0], [14.0, math.nan]])
+    hidden = classes.hidden(vectors)
+    expected = [
+        -head(hidden[row]).log_softmax(dim=0)[label]
+        for head, row, label in (
+            (classes.logits[0], 0, 3),
+            (classes.logits[1], 0, 64),  # more sites than there are classes
+            (classes.logits[1], 1, 1),
+            (classes.logits[0], 2, 14),
+        )
+    ]
+    torch.testing.assert_close(classes(vectors, labels), torch.stack(expected).mean())
+    assert float(classes(vectors, torch.full((3, 2), math.nan))) == 0.0
+
+
+def test_learning_classes_of_structures_reaches_the_patterns_encoder_alone() -> None:
+    task = Contrastive(BACKBONE, GRID, structure_weight=1.0, targets=["space_group"])
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = make_batch(4) | {keys.TARGETS: torch.tensor([[1.0], [225.0], [math.nan], [62.0]])}
+    task.structure(task.vectors(batch)[1], batch[keys.TARGETS]).backward()
+    assert all(p.grad is None for p in task.backbone.composition.parameters())
+    assert all(p.grad is not None for p in task.structure.parameters())
+    without = Contrastive(BACKBONE, GRID, targets=["space_group"])
+    without.log = lambda *_, **__: None  # type: ignore[method-assign]
+    without.load_state_dict(task.state_dict(), strict=False)
+    assert task.training_step(batch, 0) > without.training_step(batch, 0) + 1.0
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"), [((), "names no classes"), (("density",), "target density")]
+)
+def test_classes_that_no_structure_has_are_refused(targets: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Contrastive(BACKBONE, GRID, structure_weight=1.0, targets=targets)

@@ -13,7 +13,7 @@ from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.regression import Regression
-from lightning_modules.training.callbacks.averaging import EMAWeights
+from lightning_modules.training.callbacks.averaging import EMAWeights, averages
 from lightning_modules.training.callbacks.every_run import LastCheckpoint
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID
@@ -115,7 +115,19 @@ def test_averages_follow_the_weights_from_the_initial_ones(
     # Without memory the average is the last weights; with it, it lags behind.
     assert torch.equal(seen.weight[0], plain.weight[0])
     begin = plain.weight[0]
-    assert (plain.weight[3] - begin).norm() < 0.9 * (seen.weight[3] - begin).norm()
+    assert (plain.weight[3] - begin).norm() < 0.98 * (seen.weight[3] - begin).norm()
+
+
+def test_the_first_weights_are_soon_forgotten_and_later_ones_kept() -> None:
+    update = averages(0.9)
+    averaged = (torch.zeros(1),)
+    update(averaged, (torch.ones(1),), torch.tensor(1))
+    assert float(averaged[0]) == pytest.approx(1 - 2 / 11)
+    update(averaged, (torch.zeros(1),), torch.tensor(1000))
+    assert float(averaged[0]) == pytest.approx(0.9 * (1 - 2 / 11))
+    flags = (torch.zeros(1, dtype=torch.bool),)
+    update(flags, (torch.ones(1, dtype=torch.bool),), torch.tensor(5))
+    assert bool(flags[0]), "flags have no average"
 
 
 def test_a_resumed_run_keeps_its_averages(pretrained: Path, tmp_path: Path) -> None:
