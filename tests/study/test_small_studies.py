@@ -264,8 +264,8 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
     assert pretrained == {
         "scaling": {"masked_contrastive"},
         "scaling_mp": {"contrastive", "geometry"},
-        "scaling_nrel": {"views"},
-        "scaling_hypothetical": {"views"},
+        "scaling_nrel": {"structure"},
+        "scaling_hypothetical": {"structure"},
     }.get(path.stem, all_recipes)
     assert len(lines) >= 8
     assert list(tmp_path.iterdir()) == []
