@@ -160,9 +160,12 @@ class MaskedXRD(Task):
 
     def mask(self, batch: Batch, epoch: Tensor | int) -> PatchMask:
         """Draw the masks of an epoch; they depend on seed, epoch and material alone."""
+        drawn_B = random_keys(batch[keys.SEED], epoch, batch[keys.INDEX], Purpose.MASK)
+        return self._mask(batch, drawn_B)
+
+    def _mask(self, batch: Batch, drawn_B: Tensor) -> PatchMask:
         measured_BN = wholly_measured(batch[keys.MEASURED], self.backbone.config.patch_points)
-        drawn = random_keys(batch[keys.SEED], epoch, batch[keys.INDEX], Purpose.MASK)
-        return span_mask(measured_BN, drawn, self.mask_ratio, self.mask_span)
+        return span_mask(measured_BN, drawn_B, self.mask_ratio, self.mask_span)
 
     def forward(
         self, batch: Batch, mask: PatchMask, has_composition: Tensor | None = None
@@ -215,11 +218,14 @@ class MaskedXRD(Task):
     def hide(self, batch: Batch) -> tuple[Batch, PatchMask, Tensor]:
         """Draw what a training step sees: scaled patterns, masks, whose composition is given."""
         seed, epoch, index = batch[keys.SEED], batch[keys.EPOCH], batch[keys.INDEX]
+        # One hash for the three: on a GPU each of them alone is sixty kernels.
+        first, last = Purpose.MASK, Purpose.MODALITY
+        purposes_K1 = torch.arange(first, last + 1, device=index.device)[:, None]
+        drawn_KB = random_keys(seed, epoch, index, purposes_K1)
+        scale_B1, hide_B1 = uniform(drawn_KB[Purpose.SCALE - first :], 1)
         low, high = self.scale_range
-        draw_B1 = uniform(random_keys(seed, epoch, index, Purpose.SCALE), 1)
-        scaled = batch | {keys.XRD: batch[keys.XRD] * low * (high / low) ** draw_B1}
-        hide_B1 = uniform(random_keys(seed, epoch, index, Purpose.MODALITY), 1)
-        return scaled, self.mask(batch, epoch), hide_B1[:, 0] >= self.hide_composition
+        scaled = batch | {keys.XRD: batch[keys.XRD] * low * (high / low) ** scale_B1}
+        return scaled, self._mask(batch, drawn_KB[0]), hide_B1[:, 0] >= self.hide_composition
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mask, scale, reconstruct."""

@@ -6,6 +6,7 @@ Shapes: B batch, L grid points, N patches, P points a patch (L = N·P), K visibl
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.grid import Grid
@@ -81,7 +82,8 @@ class PatchPosition(nn.Module):
 
     def forward(self, indices_BK: Tensor) -> Tensor:
         """Encode the patches of numbers (B, K): (B, K, width)."""
-        return self.projection(self.features_NF)[indices_BK]
+        # Not by indexing: the gradients of an embedding are summed without sorting them first.
+        return F.embedding(indices_BK, self.projection(self.features_NF))
 
 
 class XRDEncoder(nn.Module):

@@ -72,15 +72,16 @@ def span_mask(measured_BN: Tensor, keys_B: Tensor, ratio: float, span: int) -> P
     order_BN = draws[:, 1:].gather(1, (patch_N + start_B1) // span)
 
     # Rank among the measured patches: those first in the order of their spans are hidden.
-    rank_BN = order_BN.masked_fill(~measured_BN, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+    sorted_BN = order_BN.masked_fill(~measured_BN, 2.0).argsort(dim=1, stable=True)
+    rank_BN = torch.empty_like(sorted_BN).scatter_(1, sorted_BN, patch_N.expand_as(sorted_BN))
     n_masked_B1 = (measured_BN.sum(dim=1, keepdim=True) * ratio).long()
     masked_BN = measured_BN & (rank_BN < n_masked_B1)
 
     # Visible, unmeasured, masked: as floor(ratio · measured) <= M, no masked patch can fall into
     # a visible slot, however few patches were measured.
     kind_BN = masked_BN * 2 + (~measured_BN).long()
-    sorted_BN = kind_BN.argsort(dim=1, stable=True)
-    visible_BK, hidden_BM = sorted_BN[:, : n_patches - m_hidden], sorted_BN[:, -m_hidden:]
+    by_kind_BN = kind_BN.argsort(dim=1, stable=True)
+    visible_BK, hidden_BM = by_kind_BN[:, : n_patches - m_hidden], by_kind_BN[:, -m_hidden:]
     return PatchMask(
         VisiblePatches(visible_BK, kind_BN.gather(1, visible_BK) == 0),
         hidden_BM,

@@ -1,7 +1,6 @@
-"""What keeps a step fast: whole graphs, no waiting for the device, no attention masks."""
+"""What keeps a step fast: whole graphs, no attention masks."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,13 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.rendering.renderer import Renderer
 from lightning_modules.backbone import linear, transformer
 from lightning_modules.backbone.linear import Linear
 from lightning_modules.base import Task
 from lightning_modules.masked_xrd import MaskedXRD
 from lightning_modules.training.callbacks.compilation import Compile, parts
-from tests.datamodules.patterns import EVERYTHING
 from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import CONFIG, EVERY_OPTION, TASKS, make_task, task_batch
 
@@ -76,39 +73,6 @@ def test_compiled_once_for_training_and_once_for_validation(name: str) -> None:
             train_and_validate(batch)
         with pytest.raises(torch._dynamo.exc.RecompileError):  # the check does check
             train_and_validate(task_batch(5, n=6))
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_a_step_waits_for_nothing_from_the_device(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The meta device has no autocast.
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    task = make_task(name).to("meta")
-    # On the meta device there are no values: `.item()`, `nonzero`, `.cpu()` raise.
-    batch = {key: value.to("meta") for key, value in task_batch().items()}
-    optimizer = torch.optim.AdamW(task.parameters(), fused=False)
-    loss = task.training_step(batch, 0)
-    assert isinstance(loss, Tensor)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
-    optimizer.step()
-    with pytest.raises(RuntimeError):
-        loss.item()
-
-
-def test_rendering_waits_for_nothing_from_the_device() -> None:
-    n_lines = 200
-    lines = {
-        keys.LINE_Q: torch.rand(n_lines) * 3 + 1,
-        keys.LINE_INTENSITY: torch.rand(n_lines),
-        keys.LINE_OFFSETS: torch.arange(0, n_lines + 1, 25),
-    }
-    batch = task_batch() | lines
-    del batch[keys.XRD], batch[keys.MEASURED]
-    meta = {key: value.to("meta") for key, value in batch.items()}
-    rendered = Renderer(GRID, augmentation=EVERYTHING)(meta, augment=True)
-    assert rendered[keys.XRD].shape == (8, GRID.n_points)
 
 
 @pytest.mark.parametrize("name", TASKS)
