@@ -1,8 +1,8 @@
 r"""Gathers what a machine with a GPU and without a network lacks, as wheels that it can install.
 
-    python benchmarks/wheels.py --output wheels         # for a machine that has torch and nothing else
-    python3 -m pip list --format=freeze > there.txt     # there, if anybody can be asked
-    python benchmarks/wheels.py --output wheels --have there.txt          # only what it lacks
+    python benchmarks/wheels.py --output wheels              # it has torch, and nothing else
+    python3 -m pip list --format=freeze > there.txt          # there, if anybody can be asked
+    python benchmarks/wheels.py --output wheels --have there.txt    # only what it lacks
 
     # There, in the repository's root (docs/speed.md):
     python3 -m venv --system-site-packages .venv-gpu
