@@ -1,5 +1,6 @@
 """Tuning, crossings and their costs, on curves whose answer is known."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,26 @@ def test_ratios_are_seed_by_seed_with_and_without_pretraining(tmp_path: Path) ->
     assert samples["pretraining"] == [160.0, 160.0]
     assert samples["ratio_with_pretraining"]["each"] == [320 / (160 + 160), 320 / (80 + 160)]
     assert found["seconds"]["ratio_with_pretraining"]["each"] == [40 / 40, 40 / 30]
+    for tasks in (1, 10, 100):
+        shared = samples["ratio_with_pretraining_for_tasks"][tasks]["each"]
+        assert shared == [320 / (160 + 160 / tasks), 320 / (80 + 160 / tasks)]
     assert numbers["starts"]["scratch"]["samples"]["ratio_with_pretraining"]["each"] == [1.0, 1.0]
+
+
+def test_ratios_are_given_over_a_range_of_errors(tmp_path: Path) -> None:
+    mxm = {3: [2.0, 1.0, 0.5, 0.5], 4: [2.0, 1.5, 1.0, 1.0]}
+    never = {3: [4.0, 3.0, 2.0, 1.5], 4: [4.0, 2.0, 2.0, 2.0]}
+    made = report(written(tmp_path, {"scratch": SCRATCH, "mxm": mxm, "both": never}))
+    made.write(tmp_path / "out")
+    with (tmp_path / "out/range.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5
+    assert float(rows[0]["error"]) == pytest.approx((8.0 + 9.0) / 2)
+    assert float(rows[0]["steps from scratch"]) == 10.0
+    assert float(rows[-1]["error"]) == pytest.approx((1.0 + 2.0) / 2)
+    assert float(rows[-1]["steps from scratch"]) == 40.0
+    assert rows[-1]["mxm"].startswith("2.83"), "as the ratio at the best"
+    assert rows[-1]["both"] == "", "one seed never gets there"
 
 
 def test_what_came_before_a_pretraining_is_counted_too(tmp_path: Path) -> None:

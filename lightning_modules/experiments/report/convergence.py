@@ -23,6 +23,10 @@ from lightning_modules.metrics.bootstrap import DRAWS, interval
 
 #: What steps are also counted in: the key of a curve's line.
 UNITS = {"steps": "step", "samples": "samples_seen", "seconds": "wall_time"}
+#: A pretraining serves this many regressions.
+TASKS = (1, 10, 100)
+#: Errors to reach, from the first validation from scratch to its best, evenly on a log scale.
+_LEVELS = 5
 
 
 def report(study_folder: Path) -> Report:
@@ -52,6 +56,7 @@ def report(study_folder: Path) -> Report:
         "Seconds are wall time, which means something only on a machine that did nothing else."
     )
     out.table("speed", "Steps to the best validation error from scratch", speed)
+    out.table("range", "Ratio of steps to reach an error", _range_rows(final))
     out.table("errors", "Errors", errors)
     out.table("tuning", "Lowest validation error by learning rate", _tuning_rows(study, results))
     out.figure("curves", "Validation error of every seed (thin) and their mean.", _curves(final))
@@ -119,9 +124,13 @@ def _compare(
             "ratio": _mean_ratio(alone),
         }
         if unit != "steps":
-            whole = [reference[s] / (reached[s][0] + cost[s]) for s in seeds]
             numbers[unit]["pretraining"] = [cost[s] for s in seeds]
-            numbers[unit]["ratio_with_pretraining"] = _mean_ratio(whole)
+            shared = {
+                n: _mean_ratio([reference[s] / (reached[s][0] + cost[s] / n) for s in seeds])
+                for n in TASKS
+            }
+            numbers[unit]["ratio_with_pretraining"] = shared[1]
+            numbers[unit]["ratio_with_pretraining_for_tasks"] = shared
     return numbers
 
 
@@ -143,14 +152,18 @@ def _mean_ratio(ratios: Sequence[float]) -> dict[str, Any]:
     return {"each": list(ratios), "mean": float(np.exp(logs.mean())), "low": low, "high": high}
 
 
+def _shown(ratio: dict[str, Any], with_interval: bool = True) -> str:
+    text = f"{ratio['mean']:.3g}"
+    single = np.isnan(ratio["low"]) or not with_interval
+    return text if single else f"{text} {span(ratio['low'], ratio['high'])}"
+
+
 def _speed_row(start: str, numbers: dict[str, Any]) -> dict[str, Any]:
     steps, samples, seconds = (numbers[unit] for unit in UNITS)
     n_censored = sum(steps["censored"])
 
     def shown(ratio: dict[str, Any]) -> str:
-        text = f"{'≤ ' if n_censored else ''}{ratio['mean']:.3g}"
-        single = np.isnan(ratio["low"]) or start == SCRATCH
-        return text if single else f"{text} {span(ratio['low'], ratio['high'])}"
+        return f"{'≤ ' if n_censored else ''}{_shown(ratio, start != SCRATCH)}"
 
     return {
         "start": start,
@@ -159,9 +172,38 @@ def _speed_row(start: str, numbers: dict[str, Any]) -> dict[str, Any]:
         "never got there": n_censored,
         "steps": float(np.mean(steps["needed"])),
         "ratio of steps": shown(steps["ratio"]),
-        "ratio of samples, with pretraining": shown(samples["ratio_with_pretraining"]),
+        **{
+            f"ratio of samples, with pretraining for {n}": shown(ratio)
+            for n, ratio in samples["ratio_with_pretraining_for_tasks"].items()
+        },
         "ratio of seconds, with pretraining": shown(seconds["ratio_with_pretraining"]),
     }
+
+
+def _range_rows(final: dict[str, dict[int, Any]]) -> list[dict[str, Any]]:
+    """Ratios of steps at errors between those of the first validation from scratch and its best.
+
+    The levels are each seed's own; a start has none where one of its seeds never gets there.
+    """
+    scratch = final[SCRATCH]
+    rows = []
+    for level in np.linspace(0.0, 1.0, _LEVELS):
+        error = {
+            seed: float(run["values"][0] ** (1 - level) * np.nanmin(run["values"]) ** level)
+            for seed, run in scratch.items()
+        }
+        row: dict[str, Any] = {
+            "error": float(np.mean(list(error.values()))),
+            "steps from scratch": float(
+                np.mean([_reach(run, "steps", error[seed])[0] for seed, run in scratch.items()])
+            ),
+        }
+        for start in [name for name in final if name != SCRATCH]:
+            seeds = sorted(scratch.keys() & final[start].keys())
+            ratios = [_ratio_at(scratch[s], final[start][s], error[s]) for s in seeds]
+            row[start] = "" if np.isnan(ratios).any() else _shown(_mean_ratio(ratios))
+        rows.append(row)
+    return rows
 
 
 def _error_row(study: Convergence, start: str, runs: dict[int, Any]) -> dict[str, Any]:
