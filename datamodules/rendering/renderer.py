@@ -44,6 +44,7 @@ from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
 from datamodules.rendering.peaks import (
     PeakShape,
     background_profile,
+    dtype_of_positions,
     peak_fwhm,
     quintic_spline,
     split_doublet,
@@ -57,7 +58,6 @@ _MIN_FWHM_STEPS = 2.5
 """A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
 _ROUNDING = 4e-7
 """Intensities below this share of the maximum are rounding errors of the float32 FFT."""
-
 _RENDERED_FROM = (
     LINE_Q,
     LINE_INTENSITY,
@@ -210,19 +210,21 @@ class Renderer:
             q = torch.cat([q, extra_q])
             area = torch.cat([area, batch[IMPURITY_INTENSITY]])
             rows = torch.cat([rows, batch[IMPURITY_SLOT][owner]])
+        q = q.to(dtype_of_positions(q.device))
         if changes.strain is not None:
             q = q / (1.0 + changes.strain[rows])
         if changes.debye_waller is not None:
-            area = area * torch.exp(-2.0 * changes.debye_waller[rows] * (q / (4 * math.pi)) ** 2)
+            s_squared = (q / (4 * math.pi)) ** 2
+            area = area * torch.exp(-2.0 * changes.debye_waller[rows] * s_squared.to(area.dtype))
 
         sine = q * (self.grid.wavelength / (4.0 * math.pi))
         two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
         # A line beyond 180° does not exist; the clamp keeps its LP factor finite.
         lp = lorentz_polarization(sine.clamp(max=_LARGEST_SINE), self.shape.polarization)
-        area = torch.where(sine < 1.0, area * lp, 0.0)
+        area = torch.where(sine < 1.0, area * lp.to(area.dtype), 0.0)
         if is_impurity is not None and changes.impurity is not None:
             area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
-        nodes, weights = self._widths(two_theta, rows, n_rows, changes)
+        nodes, weights = self._widths(two_theta.to(area.dtype), rows, n_rows, changes)
         if changes.doublet is not None:
             sine, area, rows = split_doublet(sine, area, rows, changes.doublet)
             # Both lines of a doublet are as wide as their mean.
@@ -310,7 +312,7 @@ class Renderer:
         area = torch.where((position >= 2.0) & (position < n - 3.0), area, 0.0)
         position = position.clamp(2.0, n - 4.0)
         floor = position.floor()
-        spline = quintic_spline(position - floor)  # (6, P)
+        spline = quintic_spline((position - floor).to(area.dtype))  # (6, P)
         values = spline * (area / self.grid.step)
         first = floor.long() - 2
         if weights is None:
