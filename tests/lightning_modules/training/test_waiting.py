@@ -4,21 +4,21 @@ On a GPU a step that reads a value back stops the queue of kernels that the host
 `tests/gpu` proves the same on a GPU; here it is proven without one.
 """
 
-import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.rendering.renderer import Renderer
 from lightning_modules.backbone import linear
 from lightning_modules.base import Task
+from lightning_modules.training.callbacks.averaging import EMAWeights
 from tests.datamodules import patterns
 from tests.lightning_modules.tasks import EVERY_OPTION, TASKS, make_task, task_batch
 from tests.lightning_modules.training.accelerator import (
@@ -75,8 +75,6 @@ def test_no_step_reads_a_value_or_starts_a_kernel_for_each_weight(
 ) -> None:
     monkeypatch.setattr(linear, "_KERNEL", None)  # as on a GPU
     task, batch = make_task(name), task_batch(unmeasured_after=30.0)
-    average = copy.deepcopy(task)
-    weights = [list(module.parameters()) for module in (average, task)]
     optimizer = torch.optim.AdamW(task.parameters(), fused=True)
     step(task, batch, optimizer)  # moments are made once
     with Waits() as forward:
@@ -87,7 +85,6 @@ def test_no_step_reads_a_value_or_starts_a_kernel_for_each_weight(
     with Waits() as update, torch.no_grad():
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0, foreach=True)
         optimizer.step()
-        get_ema_multi_avg_fn(0.9)(*weights, 1)
     assert forward.n <= FORWARD[name], forward.counts
     assert update.n <= 20, update.counts
 
@@ -128,6 +125,21 @@ def fake_step(name: str) -> None:
         assert loss.device.type == DEVICE
 
 
+def fake_average() -> None:
+    """Updates of the averages, the first and another; their number stays on the CPU."""
+    task, mode, average = make_task("Regression"), FakeTensorMode(), EMAWeights(0.9)
+    run: Any = SimpleNamespace(ckpt_path=None, global_step=0)
+    average.setup(run, task, "fit")
+    assert average._average_model is not None
+    for module in (task, average._average_model.module):
+        move(module, mode)
+    for run.global_step in (1, 2):
+        with Waits(DEVICE) as waits:
+            average.on_train_batch_end(run, task, None, None, 0)
+    assert int(average._average_model.n_averaged) == 2
+    assert waits.counts["_foreach_lerp_"] == 1
+
+
 def fake_rendering(augment: bool) -> None:
     """Drawing a batch."""
     renderer, mode = full_renderer(), FakeTensorMode()
@@ -160,6 +172,7 @@ def test_a_step_mixes_no_devices() -> None:
         # The others do what these do.
         *((fake_step, (name,)) for name in ("Contrastive", "Regression", EVERY_OPTION)),
         *((fake_rendering, (augment,)) for augment in (False, True)),
+        (fake_average, ()),
         (left_on_the_cpu, ()),
         (copied_to_the_device, ()),
     ]
