@@ -23,7 +23,7 @@ Training (recipes in configs/, later files and flags win):
   test      --config RECIPE --checkpoint CHECKPOINT
 
 Using a trained model (a checkpoint is enough, no recipe):
-  predict   --checkpoint CHECKPOINT --input TABLE.csv|FOLDER [--store STORE] [--aligned CHECKPOINT]
+  predict   --checkpoint CHECKPOINT --formula FORMULA | --input SCAN|FOLDER|TABLE.csv …
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
@@ -46,7 +46,7 @@ COMMANDS = {
     "prepare": "datamodules.prepare.command_line",
     "inspect": "datamodules.inspect",
     **dict.fromkeys(_TRAINING, "lightning_modules.training.command_line"),
-    "predict": "lightning_modules.inference.table",
+    "predict": "lightning_modules.inference.command_line",
     "export": "lightning_modules.checkpoints.export",
     "sweep": "lightning_modules.experiments.sweep.main",
     "study": "lightning_modules.experiments.study.main",

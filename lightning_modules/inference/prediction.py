@@ -6,14 +6,14 @@ From Python:
     for row in predictor(["NaCl", {"formula": "MnO", "pattern": "MnO.xy", "wavelength": "CuKa"}]):
         print(row["formula"], row["density_predicted"], row["density_low"], row["density_high"])
 
-The command is in `prediction_table.py`.
+The command is in `command_line.py`.
 
 Shapes: R rows of a chunk, E element slots, L grid points.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,12 @@ import torch
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.formula import parse_formula
-from datamodules.io.arguments import printable
-from datamodules.io.files import explain
-from datamodules.measured import Options, convert, read_scan
-from datamodules.measured.wavelength import wavelength_of_row
+from datamodules.measured import Options
 from datamodules.rendering.renderer import Renderer
-from datamodules.store.collection import Collection
-from datamodules.store.gathering import Gatherer
 from lightning_modules import checkpoints
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import Evidence
+from lightning_modules.inference.rows import Row, RowReader
 from lightning_modules.regression import Regression
 
 #: What the answer was made from, by the mode that gave it.
@@ -41,34 +36,7 @@ GIVEN = {"both": "composition+xrd", "composition": "composition", "xrd": "xrd"}
 ERROR, WARNINGS = "error", "warnings"
 #: Share of sound pairs of formula and pattern that fit no better, and whether the two contradict.
 AGREEMENT, CONTRADICTION = "agreement", "contradiction"
-#: Where a table's reader puts fields beyond the columns.
-SURPLUS = "\0"
 _VALUES = ("predicted", "low", "high")
-
-
-@dataclass
-class _Row:
-    """A row of the input on its way: what is known of it, and what came out."""
-
-    given: dict[str, Any]
-    elements: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
-    fractions: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    stored: int | None = None
-    profile: np.ndarray | None = None
-    warnings: list[str] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-    @property
-    def has_pattern(self) -> bool:
-        """Whether there is a pattern, from a store or measured."""
-        return self.stored is not None or self.profile is not None
-
-    def modes(self) -> list[str]:
-        """What can be predicted from, the best first."""
-        has_composition, has_xrd = len(self.elements) > 0, self.has_pattern
-        both = ["both"] if has_composition and has_xrd else []
-        return both + ["composition"] * has_composition + ["xrd"] * has_xrd
 
 
 class Predictor:
@@ -116,12 +84,10 @@ class Predictor:
         self.task = task.to(self.device)
         self.batch_size = batch_size
         self._renderer = Renderer(task.grid, checkpoints.peaks_of(checkpoint))
-        self._folder, self._axis = Path(folder), axis
-        self._options = replace(
-            options or Options(), model_polarization=self._renderer.shape.polarization
-        )
-        if self._options.fwhm is None:
-            self._options = replace(self._options, fwhm=self._renderer.shape.fwhm)
+        shape = self._renderer.shape
+        converting = replace(options or Options(), model_polarization=shape.polarization)
+        if converting.fwhm is None:
+            converting = replace(converting, fwhm=shape.fwhm)
         self._evidence = None if aligned is None else Evidence(aligned, self.device, allow_tasks)
         if self._evidence is not None:
             theirs = self._evidence.model.grid
@@ -129,15 +95,18 @@ class Predictor:
                 raise ValueError(
                     f"{aligned}: another grid or other peaks than {checkpoint}; train both on one"
                 )
-        self._rows_by_id: dict[str, int] = {}
-        self._gatherer: Gatherer | None = None
-        if stores:
-            collection = Collection(stores)
-            collection.check_grid(task.grid)
-            self._gatherer = Gatherer(collection.stores, [], collection.max_elements)
-            # The first store that has an id wins.
-            ids = collection.column("id")
-            self._rows_by_id = {name: row for row, name in reversed(list(enumerate(ids)))}
+        patch_points = task.backbone.config.patch_points
+        self._reader = RowReader(task.grid, patch_points, converting, Path(folder), axis, stores)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit by target."""
+        return dict(zip(self.task.targets.names, self.task.targets.units, strict=True))
+
+    @property
+    def confidence(self) -> float:
+        """With what probability an interval holds the label."""
+        return float(self.task.constructed_with["confidence"])
 
     @property
     def columns(self) -> list[str]:
@@ -175,7 +144,7 @@ class Predictor:
         # Read as they are predicted: a thousand dense patterns are 17 MB.
         given = iter(rows)
         while part := list(islice(given, self.batch_size)):
-            read = [self._read({"formula": r} if isinstance(r, str) else dict(r)) for r in part]
+            read = [self._read(r) for r in part]
             self._answer([row for row in read if not row.error])
             for row in read:
                 yield {
@@ -186,7 +155,7 @@ class Predictor:
                     ERROR: row.error,
                 }
 
-    def _answer(self, rows: Sequence[_Row]) -> None:
+    def _answer(self, rows: Sequence[Row]) -> None:
         """Predict rows at once; where that fails, one by one, to find the row that is at fault."""
         try:
             if rows:
@@ -205,70 +174,15 @@ class Predictor:
                 if value is None or not math.isfinite(value):
                     row.error = f"the model's answer for {name} is not finite"
 
-    def _read(self, given: dict[str, Any]) -> _Row:
-        """Find out what is known of a row."""
-        row = _Row(given)
-        formula, name, file = (
-            str(given.get(key) or "").strip() for key in ("formula", "id", "pattern")
-        )
-        try:
-            if row.given.pop(SURPLUS, None):
-                raise ValueError("the row has more fields than the table has columns")
-            if not (formula or name or file):
-                raise ValueError("neither a formula nor an id nor a pattern")
-            if name and file:
-                raise ValueError("both an id and a pattern: which pattern is meant?")
-            if formula:
-                row.elements, row.fractions = parse_formula(formula)
-                if not np.isfinite(row.fractions).all():
-                    raise ValueError(f"{formula}: its amounts are not finite")
-            if name:
-                row.stored = self._find(name, row)
-            if file:
-                self._measure(file, row)
-            trained = self.task.modes
-            if not any(mode in trained for mode in row.modes()):
-                needed = " and ".join(self.task.modalities)
-                raise ValueError(f"the model needs {needed}, the row has {row.modes()[0]} alone")
-        except ValueError as error:
-            row.error = str(error)
-        except OSError as error:
-            row.error = explain(error)
-        except Exception as error:
-            # A fault of ours; the table has other rows.
-            row.error = f"cannot be read ({type(error).__name__}: {error})"
-        row.error = printable(row.error)
+    def _read(self, given: str | Mapping[str, Any]) -> Row:
+        """Find out what is known of a row, and whether the model can answer it."""
+        row = self._reader.read({"formula": given} if isinstance(given, str) else dict(given))
+        if not row.error and not any(mode in self.task.modes for mode in row.modes()):
+            needed = " and ".join(self.task.modalities)
+            row.error = f"the model needs {needed}, the row has {row.modes()[0]} alone"
         return row
 
-    def _measure(self, file: str, row: _Row) -> None:
-        """Read and convert a measured pattern."""
-        options = self._options
-        if wavelength := wavelength_of_row(row.given.get("wavelength")):
-            options = replace(options, wavelength=wavelength)
-        path = self._folder / file
-        pattern = convert(read_scan(path, self._axis), self.task.grid, options)
-        patch = self.task.backbone.config.patch_points
-        measured = np.isfinite(pattern.profile).reshape(-1, patch).all(axis=1)
-        if not measured.any():
-            raise ValueError(f"{path}: no patch of the model's pattern is measured as a whole")
-        row.profile, row.warnings = pattern.profile, pattern.warnings
-
-    def _find(self, name: str, row: _Row) -> int:
-        """Row of a pattern in the stores."""
-        if self._gatherer is None:
-            raise ValueError(f"id {name!r}: no store was given to look it up (--store)")
-        if name not in self._rows_by_id:
-            raise ValueError(f"id {name!r}: no such material in the store")
-        number = self._rows_by_id[name]
-        if len(row.elements):
-            stored = self._gatherer.gather(np.array([number]))
-            n = int((stored[keys.ELEMENTS] > 0).sum())
-            same = np.array_equal(stored[keys.ELEMENTS][0, :n], row.elements)
-            if not (same and np.allclose(stored[keys.FRACTIONS][0, :n], row.fractions, atol=1e-3)):
-                raise ValueError(f"id {name!r}: is another composition in the store")
-        return number
-
-    def _batch(self, rows: Sequence[_Row]) -> Batch:
+    def _batch(self, rows: Sequence[Row]) -> Batch:
         """A rendered batch; what a row lacks is zero and not to be read."""
         slots = max(1, *(len(row.elements) for row in rows))
         elements = np.zeros((len(rows), slots), np.int64)
@@ -291,21 +205,23 @@ class Predictor:
             keys.INDEX: torch.arange(len(rows), device=self.device),
         }
 
-    def _patterns(self, rows: Sequence[_Row]) -> Iterator[tuple[list[int], Batch]]:
+    def _patterns(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Batch]]:
         """Positions of the rows with patterns, and what to render them from."""
         stored = [b for b, row in enumerate(rows) if row.stored is not None]
         if stored:
-            assert self._gatherer is not None
+            assert self._reader.gatherer is not None
             numbers = np.array([rows[b].stored for b in stored])
-            arrays = self._gatherer.gather(numbers) | {keys.INDEX: numbers}
+            arrays = self._reader.gatherer.gather(numbers) | {keys.INDEX: numbers}
             yield stored, {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
-        profiles = {b: row.profile for b, row in enumerate(rows) if row.profile is not None}
+        profiles = {
+            b: row.converted.profile for b, row in enumerate(rows) if row.converted is not None
+        }
         if profiles:
             dense = torch.from_numpy(np.stack(list(profiles.values()))).to(self.device)
             index = torch.arange(len(dense), device=self.device)
             yield list(profiles), {keys.PROFILE: dense, keys.INDEX: index}
 
-    def _judge(self, rows: Sequence[_Row]) -> None:
+    def _judge(self, rows: Sequence[Row]) -> None:
         """Tell which formulas and patterns contradict each other."""
         pairs = [row for row in rows if len(row.elements) and row.has_pattern]
         if self._evidence is None or not pairs:
@@ -319,7 +235,7 @@ class Predictor:
             row.result[CONTRADICTION] = "yes" if flag else "no"
 
     @torch.no_grad()
-    def _predict(self, rows: Sequence[_Row]) -> None:
+    def _predict(self, rows: Sequence[Row]) -> None:
         """Fill in the rows' results, mode by mode."""
         self._judge(rows)
         targets = self.task.targets

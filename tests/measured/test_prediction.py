@@ -67,8 +67,10 @@ def test_a_table_of_pattern_files_is_predicted_relative_to_the_table(
         f"{FORMULA},amorphous.ras,\n"
         f"{FORMULA},,\n"
     )
-    assert main(["predict", f"--checkpoint={checkpoint}", f"--input={table}"]) == 0
-    rows = read(folder / "table.predictions.csv")
+    output = folder / "out.csv"
+    command = ["predict", f"--checkpoint={checkpoint}", f"--input={table}", f"--output={output}"]
+    assert main(command) == 0
+    rows = read(output)
     assert [row["formation_energy_from"] for row in rows] == [
         "composition+xrd", "composition+xrd", "xrd", "", "", "", "composition",
     ]  # fmt: skip
@@ -90,8 +92,9 @@ def test_a_folder_of_patterns_is_predicted_with_formulas_from_their_names(
     folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", f"--checkpoint={checkpoint}", f"--input={folder}", "--wavelength=CuKa"]
-    assert main([*command, "--formula_from_name"]) == 0
-    rows = {row["pattern"]: row for row in read(folder.with_suffix(".predictions.csv"))}
+    output = folder.with_suffix(".csv")
+    assert main([*command, "--formula_from_name", f"--output={output}"]) == 0
+    rows = {row["pattern"]: row for row in read(output)}
     assert set(rows) == {f"{FORMULA}_a.xrdml", f"{FORMULA}-b.xy", "amorphous.ras"}
     assert rows[f"{FORMULA}-b.xy"]["formation_energy_from"] == "composition+xrd"
     assert "unknown element" in rows["amorphous.ras"]["error"] or rows["amorphous.ras"]["error"]
@@ -110,8 +113,10 @@ def test_the_folder_one_is_in_is_predicted_and_left_out_tables_are_told(
     (folder / "._hidden.xy").write_text("resource fork")
     monkeypatch.chdir(folder)
     assert main(["predict", f"--checkpoint={checkpoint}", "--input=.", "--wavelength=CuKa"]) == 0
-    assert len(read(folder.with_suffix(".predictions.csv"))) == 3
-    assert "1 .csv left out" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 .csv left out" in said.err
+    assert said.out.count("90 % interval") == 2
+    assert "amorphous.ras\n  not predicted: " in said.out
 
 
 def test_a_measured_pattern_is_predicted_like_its_simulation(
@@ -188,7 +193,6 @@ def test_a_scale_of_too_few_pairs_and_impossible_devices_and_batches_are_refused
     for option, said in (("--device=gpu!", "cannot be used"), ("--batch_size=-1", "at least 1")):
         assert main([*command, option]) == 2
         assert said in capsys.readouterr().err
-    assert not folder.with_suffix(".predictions.csv").exists()
 
 
 def test_a_pair_is_flagged_when_it_scores_below_the_sound_ones(

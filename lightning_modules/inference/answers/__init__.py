@@ -1,0 +1,1 @@
+"""How an answer is told: printed, and drawn."""

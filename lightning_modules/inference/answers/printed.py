@@ -1,0 +1,159 @@
+"""Answers as text: the property with its interval, the evidence, and what is doubtful."""
+
+import math
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datamodules.io.arguments import printable
+from lightning_modules.inference.prediction import (
+    AGREEMENT,
+    CONTRADICTION,
+    ERROR,
+    GIVEN,
+    WARNINGS,
+)
+
+#: Columns of text where no terminal tells its width, as in a file.
+_WIDE = 120
+_NARROWEST = 40
+_FROM = {
+    GIVEN["both"]: "from composition and pattern",
+    GIVEN["composition"]: "from the composition alone",
+    GIVEN["xrd"]: "from the pattern alone",
+}
+#: What each modality alone says: a mode, and its heading.
+_ALONE = {"composition": "composition alone", "xrd": "pattern alone"}
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; where there is none, as many as a table needs."""
+    return max(_NARROWEST, shutil.get_terminal_size((_WIDE, 24)).columns)
+
+
+def say(text: str) -> None:
+    """Print; letters that the output's encoding lacks become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
+
+
+def decimals(low: float | None, high: float | None, value: float) -> int:
+    """Digits after the point that mean something: two of the interval's half, or three of a value.
+
+    Args:
+        low: Lower end of the interval, or None.
+        high: Upper end, or None.
+        value: What lies between.
+    """
+    scale, digits = abs(value), 3
+    if low is not None and high is not None and 0.0 < high - low < math.inf:
+        scale, digits = (high - low) / 2.0, 2
+    if not 0.0 < scale < math.inf:
+        return 2
+    return min(6, max(0, digits - 1 - math.floor(math.log10(scale))))
+
+
+def describe(
+    row: Mapping[str, Any], units: Mapping[str, str], confidence: float, width: int
+) -> str:
+    """A predicted row in words and figures.
+
+    Args:
+        row: As `Predictor` gives it.
+        units: Unit by target.
+        confidence: Of the intervals.
+        width: Columns of text at most, where words allow it.
+    """
+    title = " · ".join(
+        printable(str(row[key]), 200) for key in ("pattern", "id", "formula") if row.get(key)
+    )
+    lines = textwrap.wrap(title or "(nothing)", width)
+    if row[ERROR]:
+        return "\n".join([*lines, *_wrapped(f"not predicted: {row[ERROR]}", width)])
+    lines.append(f"  {_FROM[row[f'{next(iter(units))}_from']]}")
+    lines += _figures(row, units, confidence, width)
+    for said in (_agreement(row), *(f"warning: {w}" for w in _split(row[WARNINGS]))):
+        lines += _wrapped(said, width)
+    return "\n".join(lines)
+
+
+def _split(warnings: str | None) -> list[str]:
+    return [part for part in (warnings or "").split("; ") if part]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        printable(text, 2000), width, initial_indent="  ", subsequent_indent="    "
+    )
+
+
+def _agreement(row: Mapping[str, Any]) -> str:
+    share = row.get(AGREEMENT)
+    if share is None:
+        return ""
+    if row[CONTRADICTION] == "yes":
+        return (
+            "composition and pattern seem to contradict each other: of sound pairs only "
+            f"{100 * share:.1f} % fit as badly"
+        )
+    return (
+        "no contradiction seen between composition and pattern: of sound pairs "
+        f"{100 * share:.0f} % fit no better"
+    )
+
+
+def _figures(
+    row: Mapping[str, Any], units: Mapping[str, str], confidence: float, width: int
+) -> list[str]:
+    """The properties as a table, or below each other where it is too wide."""
+    interval = f"{100 * confidence:g} % interval"
+    header = ["", "answer", "", interval]
+    modes = [
+        mode
+        for mode in _ALONE
+        if any(
+            row.get(f"{name}_{mode}_predicted") is not None and row[f"{name}_from"] != GIVEN[mode]
+            for name in units
+        )
+    ]
+    header += [_ALONE[mode] for mode in modes]
+    table = [header]
+    for name, unit in units.items():
+        value, low, high = (row[f"{name}_{x}"] for x in ("predicted", "low", "high"))
+        digits = decimals(low, high, value)
+        line = [name.replace("_", " "), f"{value:.{digits}f}", unit, _between(low, high, digits)]
+        for mode in modes:
+            value, low, high = (row[f"{name}_{mode}_{x}"] for x in ("predicted", "low", "high"))
+            told = "" if value is None else f"{value:.{digits}f}"
+            if told and low is not None:
+                told += f" ({_between(low, high, digits)})"
+            line.append(told)
+        table.append(line)
+    widths = [max(len(line[c]) for line in table) for c in range(len(header))]
+    if 2 + sum(widths) + 2 * (len(widths) - 1) <= width:
+        return [_aligned(line, widths) for line in table]
+    lines = []
+    for line in table[1:]:
+        lines.append(f"  {line[0]}  {line[1]} {line[2]}".rstrip())
+        evidence = zip(header[3:], line[3:], strict=True)
+        lines += [f"    {heading:<17}  {text}" for heading, text in evidence if text]
+    return lines
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    # Numbers end where they end above; all else begins where it begins above.
+    cells = [
+        cell.rjust(size) if c == 1 else cell.ljust(size)
+        for c, (cell, size) in enumerate(zip(line, widths, strict=True))
+    ]
+    return f"  {cells[0]}  {cells[1]} {'  '.join(cells[2:])}".rstrip()
+
+
+def _between(low: float | None, high: float | None, digits: int) -> str:
+    if low is None or high is None:
+        return "none"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "unbounded"
+    return f"{low:.{digits}f} to {high:.{digits}f}"

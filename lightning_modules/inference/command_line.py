@@ -1,0 +1,184 @@
+"""`xxact predict`: formulas, scans, a table or a folder to predictions, printed or written."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.io.arguments import ArgumentParser
+from datamodules.measured.options import add_options, options_from
+from datamodules.measured.readers.files import formula_from_name
+from lightning_modules.inference.answers.printed import describe, say, terminal_width
+from lightning_modules.inference.prediction import CONTRADICTION, ERROR, Predictor
+from lightning_modules.inference.table import (
+    check_columns,
+    is_scan,
+    read_folder,
+    read_table,
+    write_table,
+)
+
+#: Answers that are printed; more of them are a table's.
+PRINTED = 20
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="xxact predict",
+        description="Predict properties of a composition, a scan, the materials in a table or the "
+        f"patterns in a folder; rows keep their order. Up to {PRINTED} answers are printed.",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of a regression run")
+    parser.add_argument(
+        "--input",
+        type=Path,
+        help="a diffractometer's file; a folder of them; or a CSV with columns formula, and "
+        "pattern (a diffractometer's file, relative to the table) or id (of a store)",
+    )
+    parser.add_argument(
+        "--formula",
+        help="composition, alone or of the scans of --input: Fe2O3",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"CSV to write; may be left out for up to {PRINTED} rows, which are printed",
+    )
+    parser.add_argument(
+        "--store",
+        action="append",
+        default=[],
+        help="store with the patterns of the ids; repeatable",
+    )
+    parser.add_argument(
+        "--aligned",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="of an alignment, to flag formulas and patterns that contradict each other; "
+        "calibrate it first with `xxact report evidence`",
+    )
+    parser.add_argument(
+        "--formula-from-name",
+        action="store_true",
+        help="for scans: the files' names begin with the formula, as in MnO_run2.xy",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
+    parser.add_argument("--batch-size", type=int, default=256, help="rows at a time (256)")
+    parser.add_allow_task()
+    add_options(parser)
+    return parser
+
+
+def _read(
+    path: Path | None, formula: str | None, from_name: bool, axis: str
+) -> tuple[list[dict[str, Any]], Path]:
+    """The rows to predict, and the folder that their patterns' paths start from.
+
+    Raises:
+        ValueError: if there are none, or what was given does not go together.
+    """
+    if formula is not None and not formula.strip():
+        raise ValueError("--formula: is empty; give a composition such as Fe2O3")
+    if path is None:
+        if formula is None:
+            raise ValueError("nothing to predict; give --input, --formula or both")
+        if from_name:
+            raise ValueError("--formula-from-name: is for scans; give some with --input")
+        return [{"formula": formula}], Path()
+    if formula is not None and from_name:
+        raise ValueError("--formula and --formula-from-name: which formula is meant? Give one")
+    if path.is_dir():
+        rows, folder = read_folder(path, from_name), path
+    elif path.is_file() and is_scan(path, axis):
+        rows = [{"pattern": path.name, "formula": formula_from_name(path) if from_name else ""}]
+        folder = path.parent
+    elif not path.exists():
+        raise ValueError(f"{path}: no such file")
+    else:
+        for name, given in (("--formula", formula), ("--formula-from-name", from_name)):
+            if given:
+                raise ValueError(f"{name}: is for scans; the table {path} has a column formula")
+        return read_table(path), path.parent
+    return [row | {"formula": formula} if formula else row for row in rows], folder
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `xxact predict`."""
+    given = _parser().parse_args(args)
+    output: Path | None = given.output
+    if output is not None and output.exists():
+        raise ValueError(f"{output}: exists already; delete it or choose another with --output")
+    table, folder = _read(given.input, given.formula, given.formula_from_name, given.axis)
+    is_small = len(table) <= PRINTED
+    if output is None and not is_small:
+        raise ValueError(
+            f"{given.input}: {len(table)} rows are too many to print (up to {PRINTED} are); name "
+            "the table to write with --output FILE.csv"
+        )
+    predictor = Predictor(
+        given.checkpoint,
+        given.store,
+        given.device,
+        given.batch_size,
+        given.aligned,
+        options_from(given),
+        folder,
+        given.axis,
+        given.allow_task,
+    )
+    if given.input is not None:
+        check_columns(given.input, table, predictor.columns)
+    counts: Counter[str] = Counter()
+    rows = _told(predictor, table, counts, is_small)
+    if output is None:
+        for _ in rows:
+            pass
+    else:
+        write_table(output, rows, len(table), bar=not is_small)
+    return _conclude(predictor, table, counts, output)
+
+
+def _told(
+    predictor: Predictor, table: Sequence[dict[str, Any]], counts: Counter[str], aloud: bool
+) -> Iterator[dict[str, Any]]:
+    """The predicted rows; counts those with an error and a contradiction, prints them if asked."""
+    width, confidence = terminal_width(), predictor.confidence
+    for number, row in enumerate(predictor.stream(table)):
+        counts[ERROR] += bool(row[ERROR])
+        counts[CONTRADICTION] += row[CONTRADICTION] == "yes"
+        if aloud:
+            if number:
+                print()
+            say(describe(row, predictor.units, confidence, width))
+        yield row
+
+
+def _conclude(
+    predictor: Predictor,
+    table: Sequence[dict[str, Any]],
+    counts: Counter[str],
+    output: Path | None,
+) -> int:
+    """Say what holds for all rows; the exit status."""
+    failed = counts[ERROR]
+    is_small = len(table) <= PRINTED
+    if is_small:
+        print()
+    if output is not None:
+        print(f"{output}: {len(table) - failed} of {len(table)} rows predicted", end="")
+        print(f"; {failed} failed, see the column {ERROR!r}" if failed else "")
+    if (flagged := counts[CONTRADICTION]) and not (is_small and len(table) == 1):
+        print(f"{flagged} rows whose formula and pattern seem to contradict each other")
+    if predictor.task.targets.conformal.isnan().all():
+        print(
+            "no intervals: the run was not calibrated (it did not end, or has no calibration split)"
+        )
+    if any(row.get("pattern") for row in table):
+        print("measured patterns: intervals were calibrated on simulated ones, no guarantee")
+    if failed == len(table):
+        where = "" if output is None else f"{output}: "
+        see = "the reasons are above" if is_small else f"see its column {ERROR!r}"
+        print(f"xxact: error: {where}no row could be predicted; {see}", file=sys.stderr)
+        return 1
+    return 0
