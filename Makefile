@@ -131,7 +131,7 @@ format: $(READY) ## mend style
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.ready-docs ## build the documentation as a site (build/site/index.html)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.ready-docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -29,9 +29,12 @@ def modules() -> list[str]:
 
 
 def page_of(module: str) -> str:
-    """The page of a module."""
-    path = ROOT.joinpath(*module.split("."))
-    return f"api/{module.replace('.', '/')}{'/index' if path.is_dir() else ''}.md"
+    """The page of a module; a package's is the index of its folder."""
+    if ROOT.joinpath(*module.split(".")).is_dir():
+        module += ".index"
+    elif module.endswith(".index"):
+        module += "_module"
+    return f"api/{module.replace('.', '/')}.md"
 
 
 def moved(text: str) -> str:
