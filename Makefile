@@ -5,6 +5,7 @@
 #   DATA      overlay in configs/data/, without .yaml   (the recipe's own: prototypes)
 #   MODEL     overlay in configs/model/                 (the recipe's own: tiny)
 #   TRAINER   overlay in configs/trainer/               (all devices of this machine)
+#   LOGGER    overlay in configs/logger/: wandb, mlflow, csv, none   (TensorBoard alone)
 #   CKPT      checkpoint, for `make validate`, `evaluate` and `predict`
 #   TARGETS   overlay in configs/targets/, for `make regress`   (the recipe's own: structure)
 #   MODALITY  overlay in configs/modality/, for `make regress`  (the recipe's own: both, or one)
@@ -26,6 +27,7 @@ CONFIG  ?= configs/pretrain_mxm.yaml
 DATA    ?=
 MODEL   ?=
 TRAINER ?=
+LOGGER  ?=
 CKPT    ?= runs/pretrain_mxm/checkpoints/last.ckpt
 TARGETS  ?=
 MODALITY ?=
@@ -41,7 +43,8 @@ READY    := $(VENV)/.ready
 EMBEDDED := data/prototypes/manifest.json
 OVERLAYS  = $(if $(DATA),--config configs/data/$(DATA).yaml) \
             $(if $(MODEL),--config configs/model/$(MODEL).yaml) \
-            $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml)
+            $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) \
+            $(if $(LOGGER),--config configs/logger/$(LOGGER).yaml)
 
 REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml) \
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
@@ -51,7 +54,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
         study-convergence study-representation study-scaling schema test test-ddp fuzz lint format docs tensorboard clean
 
 help: ## print this
-	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… CKPT=… ARGS=… PYTHON=…]"; echo
+	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… LOGGER=… CKPT=… ARGS=… PYTHON=…]"; echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; sed -n '/^# Variables/,/^$$/p' Makefile | sed 's/^# \?//'
 

@@ -26,6 +26,7 @@ def overlays(*kinds: str) -> list[Path]:
 #: Recipes and overlays that go together.
 PAIRS = [
     *((r, o) for r in RECIPES for o in overlays("augmentation", "data", "model", "trainer")),
+    *((ROOT / "configs/pretrain_mxm.yaml", o) for o in overlays("logger")),
     *((ROOT / "configs/regression.yaml", o) for o in overlays("modality", "targets", "finetuning")),
 ]
 

@@ -29,7 +29,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.io.arguments import DESCRIBE, Asked, exit_with_error
-from datamodules.io.files import replace_file
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
 from lightning_modules.base import Task
@@ -38,15 +37,18 @@ from lightning_modules.training import recipe_checks as checks
 from lightning_modules.training import resumption
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
+from lightning_modules.training.callbacks import loggers
 from lightning_modules.training.callbacks.console import ValidationLines, figures, score
 from lightning_modules.training.callbacks.every_run import (
     METRICS_FINAL,
     PICTURES,
     LastCheckpoint,
     MetricsWriter,
+    SaveRunConfig,
     finite_metrics,
     write_json,
 )
+from lightning_modules.training.callbacks.loggers import FinalMetrics
 
 #: What every run has, unless it says otherwise: steps are counted, not epochs.
 INVARIANTS = {
@@ -126,20 +128,6 @@ def spelled(args: Sequence[str]) -> list[str]:
             flag = "--" + flag[2:].replace("-", "_")
         words.append(flag + equals + value)
     return words
-
-
-class SaveRunConfig(Callback):
-    """Writes the configuration when training starts, once everything else has been accepted."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    @rank_zero_only
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write `config.yaml`, or `config.N.yaml` when resumed."""
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(runs.next_config_path(folder), self.text)
 
 
 class XxactCLI(LightningCLI):
@@ -225,6 +213,16 @@ class XxactCLI(LightningCLI):
         checks.check_types(XRDDataModule, config.get("data"), "data")
         checks.check_types(CheckpointConfig, config.get("checkpoint"), "checkpoint")
         checks.check_types(Trainer, config.get("trainer"), "trainer")
+        checks.check_packages(config["trainer"].get("logger"), loggers.PACKAGES)
+
+    def instantiate_classes(self) -> None:
+        """Build what the recipe names; a logger may refuse its server's address."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if (refused := loggers.does_not_start(error)) is None:
+                raise
+            raise refused from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add what every run has: TensorBoard, metrics files, checkpoints."""
@@ -244,7 +242,10 @@ class XxactCLI(LightningCLI):
         if fitting and given["logger"] is not False:
             own = [] if given["logger"] in (None, True) else given["logger"]
             own = own if isinstance(own, list) else [own]
-            kwargs["logger"] = [TensorBoardLogger(folder, name="", version=""), *own]
+            kwargs["logger"] = [
+                TensorBoardLogger(folder, name="", version="", default_hp_metric=False),
+                *own,
+            ]
         elif not fitting:
             kwargs["logger"] = False
         own_lines = given["enable_progress_bar"] is None and not sys.stdout.isatty()
@@ -274,6 +275,7 @@ class XxactCLI(LightningCLI):
         return [
             MetricsWriter(),
             SaveRunConfig(self._config_text()),
+            FinalMetrics(self._configuration()),
             ModelCheckpoint(
                 directory,
                 filename="best-{step}",
@@ -288,15 +290,16 @@ class XxactCLI(LightningCLI):
         ]
 
     def _config_text(self) -> str:
+        return yaml.safe_dump(self._configuration(), sort_keys=False)
+
+    def _configuration(self) -> dict[str, Any]:
+        """Every value of the run, as plain ones."""
         parser = self._parser(self.subcommand)
         config = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_unset=False))
         if self.one_seed:
             # What starts from this file with another `seed_everything` changes all of it, too.
             config["data"]["seed"] = None
-        return yaml.safe_dump(
-            {key: value for key, value in config.items() if key not in _OF_ONE_START},
-            sort_keys=False,
-        )
+        return {key: value for key, value in config.items() if key not in _OF_ONE_START}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -309,6 +312,7 @@ class XxactCLI(LightningCLI):
         self.datamodule.check("fit", self.trainer.world_size, bool(self.trainer.limit_val_batches))
         writes = self.trainer.is_global_zero and not self.trainer.fast_dev_run  # type: ignore[attr-defined]
         with resumption.training_in(Path(self._of("run")), self.trainer, self.checkpoint, writes):
+            loggers.start(self.trainer.loggers, self._configuration())
             self.trainer.fit(**arguments)
 
     @rank_zero_only
@@ -326,6 +330,8 @@ class XxactCLI(LightningCLI):
         )
         if (Path(folder) / PICTURES).is_dir():
             print(f"  pictures     {folder}/{PICTURES}/")
+        if not any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+            return
         shown = "" if Path(folder).parent == Path("runs") else f", or tensorboard --logdir {folder}"
         print(f"  curves       make tensorboard{shown}")
 

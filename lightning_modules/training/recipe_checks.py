@@ -7,7 +7,8 @@ import dataclasses
 import inspect
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -167,3 +168,24 @@ def check_seed(seed: Any, key: str) -> None:
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def check_packages(given: Any, packages: Mapping[str, str]) -> None:
+    """Refuse a logger whose package is not installed.
+
+    Args:
+        given: `trainer.logger`, as parsed.
+        packages: Names of packages, which are the extras' too, by name of the logger's class.
+
+    Raises:
+        RecipeError: naming the extra.
+    """
+    for logger in given if isinstance(given, list) else [given]:
+        name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+        package = packages.get(name)
+        if package is not None and find_spec(package) is None:
+            raise RecipeError(
+                "trainer.logger",
+                f"trainer.logger: {name} needs {package}, which is not installed; "
+                f"pip install -e '.[{package}]'",
+            )

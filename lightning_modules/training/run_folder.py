@@ -1,6 +1,7 @@
 """A run's folder: what lies where in it."""
 
 import json
+import shutil
 from pathlib import Path
 
 from lightning_modules.training.recipe_files import read_yaml
@@ -9,13 +10,15 @@ from lightning_modules.training.run_lock import TRAINING
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 METRICS_FINAL = "metrics.json"
+#: Folders of loggers (configs/logger/), which are made before training begins.
+_LOGS = ("csv", "wandb")
 
 
 def is_used(folder: Path) -> bool:
     """Whether a folder holds anything but what a start leaves that never trained."""
     return folder.is_dir() and any(
         not (
-            path.name in ("hparams.yaml", TRAINING)
+            path.name in ("hparams.yaml", TRAINING, *_LOGS)
             or path.name.startswith("events.out.tfevents")
             or (path.name == CHECKPOINTS and not any(path.iterdir()))
         )
@@ -24,10 +27,10 @@ def is_used(folder: Path) -> bool:
 
 
 def forget_start(folder: Path) -> None:
-    """Remove what TensorBoard wrote at a start that failed before it trained."""
+    """Remove what loggers wrote at a start that failed before it trained."""
     if folder.is_dir() and not is_used(folder):
         for path in folder.iterdir():
-            path.rmdir() if path.is_dir() else path.unlink()
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
         folder.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""Callbacks of every run: metrics files, throughput, and pictures of reconstructions."""
+"""Callbacks of every run: configuration, metrics files, throughput, pictures of reconstructions."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.io.files import replace_file
 from lightning_modules.metrics.reconstruction import highest, strongest_line
-from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL
+from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL, next_config_path
 
 METRICS_LINES = "metrics.jsonl"
 PICTURES = "pictures"
@@ -54,6 +54,20 @@ def finite_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     replace_file(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+class SaveRunConfig(Callback):
+    """Writes the configuration when training starts, once everything else has been accepted."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @rank_zero_only
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Write `config.yaml`, or `config.N.yaml` when resumed."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(next_config_path(folder), self.text)
 
 
 class MetricsWriter(Callback):

@@ -1,21 +1,21 @@
-"""Figures for TensorBoard and the run's folder."""
+"""Figures for the run's folder and its loggers."""
 
 import gc
 from pathlib import Path
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 from datamodules.elements import SYMBOLS
 from datamodules.io.files import replace_picture
+from lightning_modules.training.callbacks.loggers import show
 
 # Arrays here: B patterns, L grid points, E element slots.
 
 
 def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
-    """Put a figure into the run's folder and into TensorBoard, and let go of it.
+    """Put a figure into the run's folder and before its loggers, and let go of it.
 
     A figure is a knot of references, some megabytes large. Python unties such knots rarely in a
     training, which makes few objects: without this, memory grows from picture to picture.
@@ -23,14 +23,13 @@ def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
     Args:
         trainer: Of the run; its global step is the figure's.
         figure: Of no further use afterwards.
-        tag: Its name in TensorBoard.
+        tag: Its name for loggers.
         path: Its file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_picture(path, figure, dpi=110)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_figure(tag, figure, trainer.global_step)
+        show(logger, figure, tag, path, trainer.global_step)
     figure.clear()
     gc.collect()
 
