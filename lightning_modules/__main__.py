@@ -24,6 +24,7 @@ Training (recipes in configs/, later files and flags win):
 
 Using a trained model (a checkpoint is enough, no recipe):
   predict   --checkpoint CHECKPOINT --formula FORMULA | --input SCAN|FOLDER|TABLE.csv …
+  retrieve  --library STORE --input SCANS/ [--checkpoint CHECKPOINT] [--elements Fe,O] [--top N]
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
@@ -47,6 +48,7 @@ COMMANDS = {
     "inspect": "datamodules.inspect",
     **dict.fromkeys(_TRAINING, "lightning_modules.training.command_line"),
     "predict": "lightning_modules.inference.command_line",
+    "retrieve": "lightning_modules.retrieval.command_line",
     "export": "lightning_modules.checkpoints.export",
     "sweep": "lightning_modules.experiments.sweep.main",
     "study": "lightning_modules.experiments.study.main",

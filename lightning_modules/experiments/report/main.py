@@ -11,6 +11,7 @@ STUDIES = ("convergence", "representation", "scaling")
 OTHERS = {
     "evidence": "lightning_modules.experiments.assessment.evidence",
     "polymorphs": "lightning_modules.experiments.assessment.polymorphs",
+    "retrieval": "lightning_modules.experiments.assessment.retrieval",
     "robustness": "lightning_modules.experiments.assessment.robustness",
 }
 

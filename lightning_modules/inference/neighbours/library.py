@@ -192,6 +192,10 @@ class Library:
             )
         return found
 
+    def formula(self, row: int) -> str:
+        """Reduced formula of a row."""
+        return self._named(row)[1]
+
     def _named(self, row: int) -> tuple[str, str]:
         """Identifier and formula of a row."""
         for store in self.collection.stores:

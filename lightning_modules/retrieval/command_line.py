@@ -1,0 +1,323 @@
+"""`xxact retrieve`: the known materials that fit each scan, best first."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from datamodules.io.arguments import ArgumentParser, printable
+from datamodules.measured import Options, PatternError, read_scan
+from datamodules.measured.options import add_options, options_from
+from datamodules.measured.wavelength import wavelength_of_row
+from lightning_modules.inference.devices import choose_device
+from lightning_modules.inference.evidence import AlignedModel
+from lightning_modules.inference.neighbours import ElementFilter, Library
+from lightning_modules.inference.table import read_folder, read_table
+from lightning_modules.retrieval.confidence import OWN, Confidence
+from lightning_modules.retrieval.matching import Freedom
+from lightning_modules.retrieval.pictures import draw
+from lightning_modules.retrieval.retriever import EVERYTHING, Answer, Phase, Retriever
+
+COLUMNS = ("file", "rank", "id", "formula", "score", "confident")
+PHASE_COLUMNS = ("file", "phase", "id", "formula", "share", "score")
+#: The models that came with the clone, from where the program lies.
+SHIPPED = Path(__file__).parents[2] / "models" / "aligned"
+#: Scans whose tables are printed, not only written.
+_PRINTED = 10
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs `xxact retrieve`."""
+    given = _parser().parse_args(args)
+    if given.top < 1:
+        raise ValueError(f"--top {given.top}: give at least 1")
+    chosen = ElementFilter.of_text(given.elements, given.require, given.number_of_elements)
+    freedom = Freedom(given.strain, given.shift)
+    # `.` and `..` have no name of their own.
+    named = given.input.resolve() if given.input.name in ("", "..") else given.input
+    output: Path = given.output or named.with_name(named.name + ".matches.csv")
+    for path, option in ((output, "--output"), (given.phases, "--phases")):
+        if path is not None and path.exists():
+            raise ValueError(f"{path}: exists already; delete it or choose another with {option}")
+    options = options_from(given)
+    files = list(_scans(given.input, options))
+    device = choose_device(given.device)
+    checkpoint = given.checkpoint or (SHIPPED if SHIPPED.exists() else None)
+    model = None if checkpoint is None else AlignedModel(checkpoint, device, given.allow_task)
+    library = Library(given.library, model, given.index)
+    retriever = Retriever(
+        library,
+        freedom,
+        given.candidates,
+        false_confident=given.false_confident,
+        confidence=Confidence.load(given.confidence),
+        device=device,
+    )
+    pool = retriever.pool(chosen)
+    if model is None and len(pool) > EVERYTHING:
+        print(
+            f"xxact: {len(pool)} materials are compared line by line, about "
+            f"{len(pool) / 10_000:.0f} s a scan; an aligned model (--checkpoint) chooses the best "
+            "thousand first",
+            file=sys.stderr,
+        )
+    if given.pictures is not None:
+        given.pictures.mkdir(parents=True, exist_ok=True)
+    found, failed = _run(given, files, retriever, chosen, output)
+    print(f"{output}: matches of {found} of {len(files)} scans among {len(pool)} materials")
+    if not found:
+        print(f"xxact: error: {given.input}: no scan could be compared", file=sys.stderr)
+    return 1 if failed and not found else 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="xxact retrieve",
+        description="Find the known materials whose patterns fit scans, best first; where none "
+        "does, no match is called confident.",
+    )
+    parser.add_argument(
+        "--library", action="append", required=True, metavar="STORE",
+        help="store of known materials (`xxact prepare cif FOLDER` makes one of your own); "
+        "repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--input", type=Path, required=True,
+        help="a scan, a folder of scans, or a CSV with a column pattern (files, relative to the "
+        "table) and perhaps wavelength",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path,
+        help="of an alignment, whose vectors choose the candidates in large libraries (default: "
+        "models/aligned if it is there; none is needed)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--index", type=Path, metavar="FILE",
+        help="keeps the library's vectors (default: a file beside the store, or in ~/.cache/xxact)",
+    )  # fmt: skip
+    group = parser.add_argument_group("what is known of the sample")
+    group.add_argument("--elements", metavar="Fe,O", help="no other elements than these")
+    group.add_argument("--require", metavar="Fe", help="these elements at least")
+    group.add_argument(
+        "--number-of-elements", metavar="N|N-M", help="so many elements, as 2 or 2-4"
+    )
+    group.add_argument(
+        "--strain", type=float, default=0.02,
+        help="how far lattice spacings may differ from the library's (0.02)",
+    )  # fmt: skip
+    group.add_argument(
+        "--shift", type=float, default=0.15, metavar="DEGREES",
+        help="how far all lines may be shifted (0.15)",
+    )  # fmt: skip
+    group = parser.add_argument_group("answers")
+    group.add_argument("--top", type=int, default=10, help="matches a scan (10)")
+    group.add_argument("--output", type=Path, help="CSV to write (default: INPUT.matches.csv)")
+    group.add_argument(
+        "--phases", type=Path, metavar="CSV",
+        help="write what part of each scan the first match explains, and a second phase",
+    )  # fmt: skip
+    group.add_argument(
+        "--pictures", type=Path, metavar="FOLDER",
+        help="draw each scan over the lines of the first three",
+    )  # fmt: skip
+    group.add_argument(
+        "--false-confident", type=float, default=0.02, metavar="SHARE",
+        help="how many scans of unknown materials may be called confident (0.02)",
+    )  # fmt: skip
+    group.add_argument(
+        "--confidence", type=Path, metavar="FILE", default=OWN,
+        help="what scores mean in your library, by `xxact report retrieval` (default: as measured "
+        "with a library of 12 395)",
+    )  # fmt: skip
+    group.add_argument(
+        "--candidates", type=int, default=1000, help="that the vectors choose (1000)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, … (default: auto)")
+    parser.add_allow_task()
+    add_options(parser)
+    return parser
+
+
+def _scans(given: Path, options: Options) -> Iterator[tuple[str, Path, Options, str]]:
+    """Name, file and options of each scan, and why a row of a table cannot be used."""
+    if given.is_dir():
+        for row in read_folder(given, with_formulas=False):
+            yield row["pattern"], given / row["pattern"], options, ""
+    elif given.suffix.lower() == ".csv" and _is_table(given):
+        for row in read_table(given, ()):
+            name = str(row.get("pattern") or "").strip()
+            own, reason = options, "" if name else "the row has no pattern"
+            try:
+                if wavelength := wavelength_of_row(row.get("wavelength")):
+                    own = replace(options, wavelength=wavelength)
+            except ValueError as error:
+                reason = str(error)
+            yield name, given.parent / name, own, reason
+    else:
+        yield given.name, given, options, ""
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a .csv is a table of patterns, and not a pattern."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return "pattern" in next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _run(
+    given: Any,
+    files: Sequence[tuple[str, Path, Options, str]],
+    retriever: Retriever,
+    chosen: ElementFilter,
+    output: Path,
+) -> tuple[int, int]:
+    """Answers scan by scan; what ends it early leaves those that were done.
+
+    Returns:
+        How many scans were compared, and how many could not be.
+    """
+    labels = retriever.library.label_names
+    found = failed = 0
+    written = _Table(output, (*COLUMNS, *labels))
+    parts = None if given.phases is None else _Table(given.phases, PHASE_COLUMNS)
+    with tqdm(total=len(files), unit=" scans", disable=len(files) <= _PRINTED) as bar:
+        for name, path, options, reason in files:
+            bar.update()
+            try:
+                if reason:
+                    raise PatternError(f"{printable(name or str(given.input))}: {reason}")
+                answer = _answer(retriever, path, given, options, chosen)
+            except PatternError as error:
+                if len(files) == 1:
+                    raise
+                failed += 1
+                print(f"xxact: {printable(str(error), 1000)}", file=sys.stderr)
+                continue
+            found += 1
+            rows = _rows(name, answer)
+            written.add(rows)
+            if parts is not None:
+                parts.add([_part(name, i + 1, part) for i, part in enumerate(answer.phases)])
+            if len(files) <= _PRINTED:
+                print(_printed(name, answer, rows))
+            if given.pictures is not None:
+                picture = given.pictures / (name.replace("/", "_") + ".png")
+                draw(answer, retriever.library, picture, name)
+                if len(files) <= _PRINTED:
+                    print(f"  picture: {picture}")
+    return found, failed
+
+
+class _Table:
+    """A CSV table that is written as its rows come; there is none before the first ones.
+
+    Args:
+        path: The file, which must not exist.
+        columns: Its columns.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, columns
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Appends rows, all or none of them."""
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            whole = file.tell()
+            try:
+                writer = csv.DictWriter(file, list(self.columns))
+                if is_new:
+                    writer.writeheader()
+                writer.writerows(rows)
+                file.flush()
+            except OSError as error:
+                file.truncate(whole)
+                error.filename = str(self.path)
+                raise
+
+
+def _answer(
+    retriever: Retriever, path: Path, given: Any, options: Options, chosen: ElementFilter
+) -> Answer:
+    scan = read_scan(path, given.axis)
+    try:
+        return retriever(scan, options, given.top, chosen)
+    except PatternError as error:
+        raise PatternError(f"{path}: {error}") from None
+
+
+def _rows(name: str, answer: Answer) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": name,
+            "rank": match.rank,
+            "id": match.known.id,
+            "formula": match.known.formula,
+            "score": round(match.score, 4),
+            "confident": "yes" if match.confident else "no",
+            **{key: _number(value) for key, value in match.known.labels.items()},
+        }
+        for match in answer.matches
+    ]
+
+
+def _part(name: str, number: int, part: Phase) -> dict[str, Any]:
+    return {
+        "file": name,
+        "phase": number,
+        "id": part.match.known.id,
+        "formula": part.match.known.formula,
+        "share": round(part.share, 3),
+        "score": round(part.match.score, 4),
+    }
+
+
+def _number(value: float | None) -> float | int | None:
+    """Six digits, as many as float32 has; whole numbers without a point."""
+    if value is None:
+        return None
+    return int(value) if value == int(value) and abs(value) < 1e6 else float(f"{value:.6g}")
+
+
+def _printed(name: str, answer: Answer, rows: Sequence[dict[str, Any]]) -> str:
+    """What is said of a scan on a terminal."""
+    first = answer.matches[0]
+    if answer.confident:
+        head = f"{first.known.formula} ({first.known.id})"
+    else:
+        head = "no confident match; the best are"
+    lines = [f"{printable(name)}: {printable(head)}", *_aligned(rows)]
+    one = answer.phases[0]
+    said = f"the first explains {one.share:.0%} of the intensity"
+    if len(answer.phases) == 2:
+        two = answer.phases[1]
+        said += (
+            f"; what is left fits {two.match.known.formula} ({two.match.known.id}), "
+            f"{two.share:.0%}: together {two.match.score:.3f}"
+        )
+    lines.append(f"  {printable(said)}")
+    lines += [f"  warning: {printable(warning)}" for warning in answer.warnings]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table in columns, without the file."""
+    names = [name for name in rows[0] if name != "file"]
+    cells = [[printable(name.replace("_", " "), 40) for name in names]]
+    for row in rows:
+        cells.append(["" if row[n] is None else printable(str(row[n]), 40) for n in names])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
+    return [
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
