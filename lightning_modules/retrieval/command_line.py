@@ -15,10 +15,11 @@ from datamodules.io.arguments import ArgumentParser, printable
 from datamodules.measured import Options, PatternError, read_scan
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.wavelength import wavelength_of_row
+from lightning_modules.inference.command_line import PRINTED
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import AlignedModel
 from lightning_modules.inference.neighbours import ElementFilter, Library
-from lightning_modules.inference.table import read_folder, read_table
+from lightning_modules.inference.table import is_scan, read_folder, read_table
 from lightning_modules.retrieval.confidence import OWN, Confidence
 from lightning_modules.retrieval.matching import Freedom
 from lightning_modules.retrieval.pictures import draw
@@ -28,8 +29,6 @@ COLUMNS = ("file", "rank", "id", "formula", "score", "confident")
 PHASE_COLUMNS = ("file", "phase", "id", "formula", "share", "score")
 #: The models that came with the clone, from where the program lies.
 SHIPPED = Path(__file__).parents[2] / "models" / "aligned"
-#: Scans whose tables are printed, not only written.
-_PRINTED = 10
 
 
 def main(args: Sequence[str]) -> int:
@@ -39,14 +38,17 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"--top {given.top}: give at least 1")
     chosen = ElementFilter.of_text(given.elements, given.require, given.number_of_elements)
     freedom = Freedom(given.strain, given.shift)
-    # `.` and `..` have no name of their own.
-    named = given.input.resolve() if given.input.name in ("", "..") else given.input
-    output: Path = given.output or named.with_name(named.name + ".matches.csv")
+    output: Path | None = given.output
     for path, option in ((output, "--output"), (given.phases, "--phases")):
         if path is not None and path.exists():
             raise ValueError(f"{path}: exists already; delete it or choose another with {option}")
     options = options_from(given)
-    files = list(_scans(given.input, options))
+    files = list(_scans(given.input, options, given.axis))
+    if output is None and len(files) > PRINTED:
+        raise ValueError(
+            f"{given.input}: {len(files)} scans are too many to print (up to {PRINTED} are); name "
+            "the table to write with --output FILE.csv"
+        )
     device = choose_device(given.device)
     checkpoint = given.checkpoint or (SHIPPED if SHIPPED.exists() else None)
     model = None if checkpoint is None else AlignedModel(checkpoint, device, given.allow_task)
@@ -70,7 +72,8 @@ def main(args: Sequence[str]) -> int:
     if given.pictures is not None:
         given.pictures.mkdir(parents=True, exist_ok=True)
     found, failed = _run(given, files, retriever, chosen, output)
-    print(f"{output}: matches of {found} of {len(files)} scans among {len(pool)} materials")
+    where = "" if output is None else f"{output}: "
+    print(f"{where}{found} of {len(files)} scans compared with {len(pool)} materials")
     if not found:
         print(f"xxact: error: {given.input}: no scan could be compared", file=sys.stderr)
     return 1 if failed and not found else 0
@@ -117,7 +120,10 @@ def _parser() -> ArgumentParser:
     )  # fmt: skip
     group = parser.add_argument_group("answers")
     group.add_argument("--top", type=int, default=10, help="matches a scan (10)")
-    group.add_argument("--output", type=Path, help="CSV to write (default: INPUT.matches.csv)")
+    group.add_argument(
+        "--output", type=Path,
+        help=f"CSV to write; may be left out for up to {PRINTED} scans, whose answers are printed",
+    )  # fmt: skip
     group.add_argument(
         "--phases", type=Path, metavar="CSV",
         help="write what part of each scan the first match explains, and a second phase",
@@ -144,14 +150,19 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _scans(given: Path, options: Options) -> Iterator[tuple[str, Path, Options, str]]:
+def _scans(given: Path, options: Options, axis: str) -> Iterator[tuple[str, Path, Options, str]]:
     """Name, file and options of each scan, and why a row of a table cannot be used."""
     if given.is_dir():
         for row in read_folder(given, with_formulas=False):
             yield row["pattern"], given / row["pattern"], options, ""
-    elif given.suffix.lower() == ".csv" and _is_table(given):
-        for row in read_table(given, ()):
-            name = str(row.get("pattern") or "").strip()
+    elif not given.exists() or is_scan(given, axis):
+        yield given.name, given, options, ""
+    else:
+        table = read_table(given)
+        if "pattern" not in table[0]:
+            raise ValueError(f"{given}: has no column `pattern`; it names each scan's file")
+        for row in table:
+            name = str(row["pattern"] or "").strip()
             own, reason = options, "" if name else "the row has no pattern"
             try:
                 if wavelength := wavelength_of_row(row.get("wavelength")):
@@ -159,17 +170,6 @@ def _scans(given: Path, options: Options) -> Iterator[tuple[str, Path, Options, 
             except ValueError as error:
                 reason = str(error)
             yield name, given.parent / name, own, reason
-    else:
-        yield given.name, given, options, ""
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a .csv is a table of patterns, and not a pattern."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return "pattern" in next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False
 
 
 def _run(
@@ -177,7 +177,7 @@ def _run(
     files: Sequence[tuple[str, Path, Options, str]],
     retriever: Retriever,
     chosen: ElementFilter,
-    output: Path,
+    output: Path | None,
 ) -> tuple[int, int]:
     """Answers scan by scan; what ends it early leaves those that were done.
 
@@ -186,9 +186,9 @@ def _run(
     """
     labels = retriever.library.label_names
     found = failed = 0
-    written = _Table(output, (*COLUMNS, *labels))
+    written = None if output is None else _Table(output, (*COLUMNS, *labels))
     parts = None if given.phases is None else _Table(given.phases, PHASE_COLUMNS)
-    with tqdm(total=len(files), unit=" scans", disable=len(files) <= _PRINTED) as bar:
+    with tqdm(total=len(files), unit=" scans", disable=len(files) <= PRINTED) as bar:
         for name, path, options, reason in files:
             bar.update()
             try:
@@ -203,15 +203,16 @@ def _run(
                 continue
             found += 1
             rows = _rows(name, answer)
-            written.add(rows)
+            if written is not None:
+                written.add(rows)
             if parts is not None:
                 parts.add([_part(name, i + 1, part) for i, part in enumerate(answer.phases)])
-            if len(files) <= _PRINTED:
+            if len(files) <= PRINTED:
                 print(_printed(name, answer, rows))
             if given.pictures is not None:
                 picture = given.pictures / (name.replace("/", "_") + ".png")
                 draw(answer, retriever.library, picture, name)
-                if len(files) <= _PRINTED:
+                if len(files) <= PRINTED:
                     print(f"  picture: {picture}")
     return found, failed
 

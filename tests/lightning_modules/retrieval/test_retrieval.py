@@ -236,8 +236,10 @@ def test_a_table_gives_each_scan_its_wavelength(
 ) -> None:
     table = folder / "table.csv"
     table.write_text("pattern,wavelength,note\na.xy,CuKa,first\nb.xy,,none given\n,CuKa,none\n")
-    assert main(["retrieve", f"--library={store}", f"--input={table}", "--top=1"]) == 0
-    rows = read(folder / "table.csv.matches.csv")
+    output = folder / "matches.csv"
+    command = ["retrieve", f"--library={store}", f"--input={table}", "--top=1"]
+    assert main([*command, f"--output={output}"]) == 0
+    rows = read(output)
     assert [(row["file"], row["id"]) for row in rows] == [("a.xy", make_material(7).id)]
     said = capsys.readouterr().err
     assert "b.xy: the wavelength is unknown" in said
