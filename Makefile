@@ -18,6 +18,7 @@
 #             of their formulas;
 #             LAB_ARGS: such as "--wavelength CuKa"
 #   ARGS      anything else, as for `xxact fit`: ARGS="--run runs/mine --trainer.max_steps 5000"
+#   GPU_PYTHON  the Python for `make test-gpu` and `make bench-gpu`, where no environment can be made
 #   PYTHON    the Python (3.11 or newer) that makes the environment
 #   VENV      the environment
 
@@ -37,6 +38,7 @@ SWEEP   ?= configs/sweep/lr.yaml
 STUDY   ?=
 JOBS    ?= 1
 ARGS    ?=
+GPU_PYTHON ?= $(BIN)/python
 
 BIN      := $(VENV)/bin
 READY    := $(VENV)/.ready
@@ -51,7 +53,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling schema test test-ddp fuzz lint format docs tensorboard clean
+        study-convergence study-representation study-scaling schema test test-ddp test-gpu bench-gpu fuzz lint format docs tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… LOGGER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -119,6 +121,12 @@ test: $(READY) ## run the tests (both cores)
 
 test-ddp: $(READY) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
+
+test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(READY)) ## run the tests that need a GPU (GPU_PYTHON=…)
+	XXACT_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
+
+bench-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(READY)) ## measure everything on a GPU, in ten minutes (GPU_PYTHON=…)
+	$(GPU_PYTHON) benchmarks/gpu.py $(ARGS)
 
 fuzz: $(READY) ## feed damaged files to every reader (ARGS="checkpoints --n 1000 --seed 7 --keep DIR")
 	$(BIN)/python -m tests.fuzz.runner $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -63,8 +63,8 @@ def to(batch: Batch, device: torch.device) -> Batch:
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
-def endless(data: XRDDataModule) -> Iterator[Batch]:
-    stream = data.stream("train", train=True)
+def endless(data: XRDDataModule, pin_memory: bool = False) -> Iterator[Batch]:
+    stream = data.stream("train", train=True, pin_memory=pin_memory)
     while True:
         yield from stream
 
@@ -72,10 +72,18 @@ def endless(data: XRDDataModule) -> Iterator[Batch]:
 class BareLoop:
     """The same model, data and optimizer without Lightning."""
 
-    def __init__(self, task: Task, data: XRDDataModule, device: torch.device, bf16: bool) -> None:
+    def __init__(
+        self,
+        task: Task,
+        data: XRDDataModule,
+        device: torch.device,
+        bf16: bool,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         self.task, self.data, self.device, self.bf16 = task.to(device), data, device, bf16
+        self.begin = begin
         self.task.log = lambda *_, **__: None  # type: ignore[method-assign]
-        self.batches = endless(data)
+        self.batches = endless(data, pin_memory=device.type == "cuda")
         config = task.optimizer_config
         self.optimizer = torch.optim.AdamW(
             parameter_groups(task, task.backbone.config, config.learning_rate, 1.0),
@@ -102,10 +110,11 @@ class BareLoop:
 
     def step(self, batch: Batch) -> None:
         """Train on a rendered batch."""
+        self.begin()
+        self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             loss = self.task.training_step(batch, 0)
         assert isinstance(loss, torch.Tensor)
-        self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.task.parameters(), 1.0)
         self.optimizer.step()

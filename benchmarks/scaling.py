@@ -1,6 +1,7 @@
 """Predicts the scaling of data-parallel training from a step's time and the gradient's size.
 
-    python benchmarks/scaling.py --step-ms 23 --parameters 153e6
+    python benchmarks/scaling.py --measured runs/bench-gpu/results.json   # from `make bench-gpu`
+    python benchmarks/scaling.py --step-ms 23 --parameters 153e6          # from a guess
 
 A prediction, no measurement. Each process keeps its batch (weak scaling). Gradients are reduced by
 a ring in float32: every process sends and receives 2 (N - 1) / N of them. DDP overlaps that with
@@ -14,7 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
+#: Gigabytes a second of a node's network, and numbers of processes, that are told.
+NETWORKS, PROCESSES = (10, 40, 200), (2, 4, 8, 16, 32, 64)
 BUCKET = 25 * 2**20
 
 
@@ -41,15 +46,57 @@ def efficiency(
     return step / (step + exposed)
 
 
+def predicted(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scaling of the fastest step of each size and task that was measured, by network.
+
+    Args:
+        steps: Cells of `benchmarks/gpu.py`: `size`, `task`, `batch`, `precision`, `mode`,
+            `step_ms`, `materials_per_second` and `parameters`.
+
+    Returns:
+        A row for each step and network: `name`, `across_gb` (GB/s of a node) and `efficiency`, by
+        the number of processes.
+    """
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for step in steps:
+        key = step["size"], step["task"]
+        rate = step["materials_per_second"]
+        if key not in best or rate > best[key]["materials_per_second"]:
+            best[key] = step
+    rows = []
+    for step in best.values():
+        for across in NETWORKS:
+            found = {
+                n: efficiency(
+                    step["step_ms"] / 1e3, 4 * step["parameters"], n, 8, 300e9, across * 1e9
+                )
+                for n in PROCESSES
+            }
+            name = (
+                f"{step['size']}, {step['task']}, {step['batch']} a GPU, {step['step_ms']:.1f} ms"
+            )
+            rows.append({"name": name, "across_gb": across, "efficiency": found})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--step-ms", type=float, required=True, help="of one process, measured")
-    parser.add_argument("--parameters", type=float, required=True, help="that train")
+    parser.add_argument("--measured", type=Path, help="results.json of benchmarks/gpu.py")
+    parser.add_argument("--step-ms", type=float, help="of one process")
+    parser.add_argument("--parameters", type=float, help="that train")
     parser.add_argument("--per-node", type=int, default=8)
     parser.add_argument("--inside-gb", type=float, default=300, help="GB/s inside a node")
-    parser.add_argument("--across-gb", type=float, nargs="*", default=[10, 40, 200])
-    parser.add_argument("--processes", type=int, nargs="*", default=[2, 4, 8, 16, 32, 64])
+    parser.add_argument("--across-gb", type=float, nargs="*", default=NETWORKS)
+    parser.add_argument("--processes", type=int, nargs="*", default=PROCESSES)
     args = parser.parse_args()
+    if args.measured is not None:
+        cells = json.loads(args.measured.read_text())["cells"]
+        steps = [c["cell"] | c for c in cells if c["cell"]["kind"] == "step"]
+        for row in predicted([step for step in steps if step["status"] == "measured"]):
+            print(json.dumps(row))
+        return
+    if args.step_ms is None or args.parameters is None:
+        parser.error("give --measured, or --step-ms and --parameters")
     for across in args.across_gb:
         found = {
             n: round(

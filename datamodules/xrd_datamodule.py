@@ -199,13 +199,21 @@ class XRDDataModule(L.LightningDataModule):
         formulas = self.collection.column("formula_key")[rows]
         return spread(rows, formulas, self.split.seed, self.max_validation)
 
-    def stream(self, split: str, *, train: bool = False, rows: np.ndarray | None = None) -> Stream:
+    def stream(
+        self,
+        split: str,
+        *,
+        train: bool = False,
+        rows: np.ndarray | None = None,
+        pin_memory: bool = False,
+    ) -> Stream:
         """The loader of a split for this process.
 
         Args:
             split: "train", "validation", "calibration", "test" or "all".
             train: Shuffled, endless and resumable, or each row once in its order.
             rows: Which of the split's rows to serve, in which order; None serves all.
+            pin_memory: Page-lock batches for a GPU; a trainer on one has it done anyway.
         """
         rows = self.rows(split) if rows is None else rows
         trainer = self.trainer
@@ -227,7 +235,7 @@ class XRDDataModule(L.LightningDataModule):
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=self._world_size,
             num_workers=self.num_workers,
-            pin_memory=on_gpu,
+            pin_memory=pin_memory or on_gpu,
             limit=self._limit(len(rows) // self.global_batch_size) if train else None,
             identity={
                 "stores": self.collection.fingerprints,

@@ -4,7 +4,9 @@ import os
 
 # Two test processes share two cores: threads of their own only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# What is tested on a GPU lies in tests/gpu, and asks for one.
+if not os.environ.get("XXACT_TEST_DEVICE", "").startswith("cuda"):
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import signal
 
