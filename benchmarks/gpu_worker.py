@@ -112,7 +112,13 @@ class Worker:
             folder = Path(self.settings.traces)
             folder.mkdir(parents=True, exist_ok=True)
             profiled.export_chrome_trace(str(folder / f"{name}.json.gz"))
-        on_device = [e for e in profiled.events() if e.device_type != torch.autograd.DeviceType.CPU]
+        on_device = [
+            event
+            for event in profiled.events()
+            if event.device_type != torch.autograd.DeviceType.CPU
+            # Ranges that contain kernels.
+            and not getattr(event, "is_user_annotation", False)
+        ]
         times: Counter[str] = Counter()
         for event in on_device:
             times[event.name[:80]] += event.device_time
