@@ -42,6 +42,7 @@ GPU_PYTHON ?= $(BIN)/python
 
 BIN      := $(VENV)/bin
 READY    := $(VENV)/.ready
+DEV      := $(VENV)/.ready-dev
 EMBEDDED := data/prototypes/manifest.json
 OVERLAYS  = $(if $(DATA),--config configs/data/$(DATA).yaml) \
             $(if $(MODEL),--config configs/model/$(MODEL).yaml) \
@@ -52,7 +53,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install data pretrain align geometry regress adapt evaluate predict validate sweep \
+.PHONY: help install dev data pretrain align geometry regress adapt evaluate predict validate sweep \
         study-convergence study-representation study-scaling schema test test-ddp test-gpu bench-gpu fuzz lint format docs tensorboard clean
 
 help: ## print this
@@ -62,12 +63,19 @@ help: ## print this
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[completion]'
 	@$(BIN)/xxact schema >/dev/null || echo "no schemas for editors: \`make schema\` says why"
 	@$(BIN)/xxact completion --output $(VENV)/completions >/dev/null || echo "no completion for shells"
 	@touch $@
 
+# What only some targets need: the extras of pyproject.toml.
+$(VENV)/.ready-%: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
 install: $(READY) ## make the environment (.venv) from pyproject.toml
+
+dev: $(DEV) ## all that tests and checks need, too
 
 $(EMBEDDED): | $(READY)
 	$(BIN)/xxact prepare prototypes --output data/prototypes
@@ -102,11 +110,11 @@ predict: $(READY) ## predict the materials of a table (CKPT=… INPUT=table.csv 
 validate: $(READY) ## metrics of a checkpoint on the validation split (CKPT=…)
 	$(BIN)/xxact validate --config $(CONFIG) $(OVERLAYS) --checkpoint $(CKPT) $(ARGS)
 
-sweep: $(READY) $(EMBEDDED) ## search for the best values of any keys (SWEEP=… JOBS=…)
+sweep: $(VENV)/.ready-sweep $(EMBEDDED) ## search for the best values of any keys (SWEEP=… JOBS=…)
 	$(BIN)/xxact sweep --config $(SWEEP) --jobs $(JOBS) $(ARGS)
 
 study-convergence: $(READY) $(EMBEDDED) ## how much sooner is a pretrained model as good? (STUDY=mp JOBS=…)
-study-representation: $(READY) $(EMBEDDED) ## what do frozen vectors know, before and after pretraining?
+study-representation: $(VENV)/.ready-probes $(EMBEDDED) ## what do frozen vectors know, before and after pretraining?
 study-scaling: $(READY) $(EMBEDDED) ## error against training size, for either modality and both
 study-convergence study-representation study-scaling: study-%:
 	$(BIN)/xxact study $* --config configs/study/$*$(if $(STUDY),_$(STUDY)).yaml --jobs $(JOBS) $(ARGS)
@@ -116,37 +124,33 @@ schema: $(READY) ## write configs/schemas and completions anew, for editors and 
 	$(BIN)/xxact schema
 	$(BIN)/xxact completion --output $(VENV)/completions
 
-test: $(READY) ## run the tests (both cores)
+test: $(DEV) ## run the tests (both cores)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)
 
-test-ddp: $(READY) ## run the long tests of several processes
+test-ddp: $(DEV) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
 
-test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(READY)) ## run the tests that need a GPU (GPU_PYTHON=…)
+test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(DEV)) ## run the tests that need a GPU (GPU_PYTHON=…)
 	XXACT_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
 
-bench-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(READY)) ## measure everything on a GPU, in ten minutes (GPU_PYTHON=…)
+bench-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(DEV)) ## measure everything on a GPU, in ten minutes (GPU_PYTHON=…)
 	$(GPU_PYTHON) benchmarks/gpu.py $(ARGS)
 
-fuzz: $(READY) ## feed damaged files to every reader (ARGS="checkpoints --n 1000 --seed 7 --keep DIR")
+fuzz: $(DEV) ## feed damaged files to every reader (ARGS="checkpoints --n 1000 --seed 7 --keep DIR")
 	$(BIN)/python -m tests.fuzz.runner $(ARGS)
 
-lint: $(READY) ## check style, types and which room imports which
+lint: $(DEV) ## check style, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: $(READY) ## mend style
+format: $(DEV) ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.ready-docs ## build the documentation as a site (build/site/index.html)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
-$(VENV)/.ready-docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	@touch $@
 
 tensorboard: $(READY) ## show curves and pictures of all runs
 	$(BIN)/tensorboard --logdir runs

@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 
@@ -68,6 +69,23 @@ def parser_of(command: Callable[[Sequence[str]], object], *words: str) -> argpar
     except Asked as asked:
         return asked.parser
     raise AssertionError(f"{' '.join(words)}: read no command line")
+
+
+def require(package: str, extra: str, what: str) -> None:
+    """Refuse what needs a package that only some commands need.
+
+    Args:
+        package: Its name, as it is imported.
+        extra: The extra in pyproject.toml that brings it.
+        what: What needs it.
+
+    Raises:
+        ValueError: if it is not installed, with how to install it.
+    """
+    if find_spec(package) is None:
+        raise ValueError(
+            f"{what}: needs {package}, which is not installed; pip install -e '.[{extra}]'"
+        )
 
 
 class ArgumentParser(argparse.ArgumentParser):

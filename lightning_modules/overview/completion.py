@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.io.arguments import ArgumentParser, parser_of
+from datamodules.io.arguments import ArgumentParser, parser_of, require
 from datamodules.io.files import replace_file
 from lightning_modules.experiments.report.main import OTHERS, STUDIES
 from lightning_modules.experiments.study.main import KINDS
@@ -176,10 +176,9 @@ def scripts(programs: Mapping[str, Callable[[Sequence[str]], int]]) -> dict[str,
     Raises:
         ValueError: if the package that writes them is not installed.
     """
-    try:
-        import shtab
-    except ImportError:
-        raise ValueError("completion: needs shtab; pip install -e '.[dev]'") from None
+    require("shtab", "completion", "xxact completion")
+    import shtab
+
     parser = whole(programs)
     return {shell: shtab.complete(parser, shell=shell) for shell in SCRIPTS}
 

@@ -8,7 +8,6 @@ import inspect
 import re
 import types
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -16,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from jsonargparse import Namespace
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.io.arguments import require
 from lightning_modules.training.recipe_files import read_yaml
 
 _UNIONS = (Union, types.UnionType)
@@ -178,14 +178,10 @@ def check_packages(given: Any, packages: Mapping[str, str]) -> None:
         packages: Names of packages, which are the extras' too, by name of the logger's class.
 
     Raises:
-        RecipeError: naming the extra.
+        ValueError: naming the extra.
     """
     for logger in given if isinstance(given, list) else [given]:
         name = str(getattr(logger, "class_path", "")).rpartition(".")[2]
         package = packages.get(name)
-        if package is not None and find_spec(package) is None:
-            raise RecipeError(
-                "trainer.logger",
-                f"trainer.logger: {name} needs {package}, which is not installed; "
-                f"pip install -e '.[{package}]'",
-            )
+        if package is not None:
+            require(package, package, f"trainer.logger: {name}")

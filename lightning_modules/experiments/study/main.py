@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.io.arguments import require
 from datamodules.io.files import replace_file
 from lightning_modules.experiments.arguments import make_folder, parse
 from lightning_modules.experiments.machine import Machine
@@ -74,6 +75,8 @@ def main(args: Sequence[str]) -> int:
     if choice.dry_run:
         _list(study, folder)
         return 0
+    if kind == "representation":
+        require("sklearn", "probes", "xxact study representation")
 
     def plan(results: dict[str, Any], failed: set[str]) -> list[Run]:
         return [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from datamodules.io.arguments import require
 from datamodules.io.files import replace_file, replace_table
 from lightning_modules.experiments.arguments import parse
 from lightning_modules.experiments.machine import Machine
@@ -20,6 +21,7 @@ _AS_USUAL = {"logger": None, "enable_progress_bar": None, "enable_model_summary"
 def main(args: Sequence[str]) -> int:
     """Run `xxact sweep`."""
     sweep, machine, _ = parse("xxact sweep", Sweep, args, Machine, "recipe")
+    require("optuna", "sweep", "xxact sweep")
     # Optuna takes half a second: not before the command line has been accepted.
     from lightning_modules.experiments.sweep.worker import Worker, open_study, rows
 

@@ -147,6 +147,6 @@ def test_a_server_that_is_away_is_told_in_one_line(
 def test_a_package_that_is_not_installed_is_named(
     package: str, fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lightning_modules.training.recipe_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("datamodules.io.arguments.find_spec", lambda name: None)
     message = error_of(capsys, lambda: fit(package))
     assert f"needs {package}, which is not installed; pip install -e '.[{package}]'" in message

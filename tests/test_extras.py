@@ -1,0 +1,43 @@
+"""What only some commands need is an extra; the others do without, and these name it in a line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lightning_modules.__main__ import main
+from tests.commands import ROOT, error_of
+
+EXTRAS = ("optuna", "sklearn", "shtab", "wandb", "mlflow", "ase", "chgnet", "distributed", "dask")
+
+
+def test_every_command_starts_without_extras() -> None:
+    code = (
+        "import sys\n"
+        f"for package in {EXTRAS}: sys.modules[package] = None\n"
+        "from lightning_modules.__main__ import COMMANDS, program\n"
+        "for command in COMMANDS: program(command)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["sweep", "--config=configs/sweep/lr.yaml"], "optuna", "sweep"),
+        (["study", "representation", "--config=configs/study/representation.yaml"], "sklearn",
+         "probes"),
+        (["completion", "bash"], "shtab", "completion"),
+    ],
+)  # fmt: skip
+def test_a_command_names_the_extra_that_it_needs(
+    command: list[str], package: str, extra: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("datamodules.io.arguments.find_spec", lambda name: None)
+    message = error_of(capsys, lambda: main(command))
+    assert f"needs {package}, which is not installed; pip install -e '.[{extra}]'" in message
