@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.formula import parse_formula
+from datamodules.composition import Stated, candidates_of, parse_composition
 from datamodules.grid import Grid
 from datamodules.io.arguments import ArgumentParser
 from datamodules.io.files import replace_file
@@ -99,6 +99,22 @@ def read_rows(
     ]
 
 
+def _amounts(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """Atomic numbers and fractions, (n,) each; of percentages as they are stated.
+
+    Raises:
+        ValueError: if the text says too little, or nothing.
+    """
+    known = parse_composition(text)
+    if not isinstance(known, Stated):
+        return known
+    if not known.shares:
+        raise ValueError(f"{text}: names elements alone; training needs amounts or percentages")
+    stated = candidates_of(known)
+    there = stated.fractions[0] > 0
+    return stated.elements[there], stated.fractions[0][there]
+
+
 def material(
     folder: Path, row: Row, targets: tuple[Target, ...], grid: Grid, options: Options, axis: str
 ) -> Material:
@@ -109,7 +125,7 @@ def material(
     """
     if not row.file:
         raise ValueError("the row names no file")
-    elements, fractions = parse_formula(row.formula)
+    elements, fractions = _amounts(row.formula)
     labels: dict[str, float | None] = {}
     for target, text in zip(targets, row.labels, strict=True):
         try:

@@ -38,7 +38,8 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--formula",
-        help="composition, alone or of the scans of --input: Fe2O3",
+        help="composition, alone or of the scans of --input: Fe2O3; its elements only: Fe,O; or "
+        "percentages with their errors: 'Fe 55±2, O 45±2 at%%' (or wt%%)",
     )
     parser.add_argument(
         "--output",

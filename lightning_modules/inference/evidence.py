@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -168,6 +168,20 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+class Judged(NamedTuple):
+    """Compositions of which one is right, judged by a pattern.
+
+    Attributes:
+        likelihood: Of each, up to a common factor, (K,) float64, at most 1.
+        agreement: Of the one that fits best.
+        contradiction: Whether even that one contradicts the pattern.
+    """
+
+    likelihood: np.ndarray
+    agreement: float
+    contradiction: bool
+
+
 class Evidence:
     """Judges pairs of composition and pattern with a calibrated aligned model.
 
@@ -202,3 +216,26 @@ class Evidence:
         )
         agreement = self.calibration.agreement(scores.cpu().numpy())
         return agreement, agreement <= self.calibration.false_alarms
+
+    def judge_candidates(
+        self, elements: Tensor, fractions: Tensor, xrd: Tensor, measured: Tensor
+    ) -> Judged:
+        """Weigh compositions by how well they fit one pattern.
+
+        The contrast that aligns compositions and patterns is least where their similarity over the
+        temperature is the logarithm of p(pattern | composition) / p(pattern), up to a constant
+        (van den Oord et al., arXiv 1807.03748): its exponential is a likelihood.
+
+        Args:
+            elements: Atomic numbers, (K, E); 0 after those that are there.
+            fractions: Atomic fractions, (K, E).
+            xrd: The rendered pattern, (1, L).
+            measured: What of it was measured, (1, L).
+        """
+        composition_KW = self.model.compositions(elements, fractions)
+        xrd_1W = self.model.patterns(xrd, measured)
+        scores = self.model.scores(composition_KW, xrd_1W, self._bank_KW).double().cpu().numpy()
+        agreement = float(self.calibration.agreement(scores.max()))
+        return Judged(
+            np.exp(scores - scores.max()), agreement, agreement <= self.calibration.false_alarms
+        )

@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
+from datamodules.composition import Candidates
 from datamodules.measured import Options
 from datamodules.rendering.renderer import Renderer
 from lightning_modules import checkpoints
+from lightning_modules.inference.averaging import average
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import Evidence
 from lightning_modules.inference.rows import Row, RowReader
@@ -36,6 +39,10 @@ GIVEN = {"both": "composition+xrd", "composition": "composition", "xrd": "xrd"}
 ERROR, WARNINGS = "error", "warnings"
 #: Share of sound pairs of formula and pattern that fit no better, and whether the two contradict.
 AGREEMENT, CONTRADICTION = "agreement", "contradiction"
+#: What was averaged over, of a composition that is not known to the atom.
+CANDIDATES = "candidates"
+#: Compositions of a row that are asked; the heaviest where there are more.
+MOST_CANDIDATES = 256
 _VALUES = ("predicted", "low", "high")
 
 
@@ -116,14 +123,16 @@ class Predictor:
             names += [f"{target}_{x}" for x in (*_VALUES, "unit", "from")]
             for mode in ("composition", "xrd"):
                 names += [f"{target}_{mode}_{x}" for x in _VALUES]
-        return [*names, AGREEMENT, CONTRADICTION, WARNINGS, ERROR]
+        return [*names, CANDIDATES, AGREEMENT, CONTRADICTION, WARNINGS, ERROR]
 
     def __call__(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Predict rows; a row that cannot be predicted carries its reason in `error`.
 
         Args:
-            rows: Formulas, or mappings with `formula` and a pattern, or one of them; other entries
-                are passed through. The pattern is `pattern`, a diffractometer's file (with
+            rows: Compositions, or mappings with `formula` and a pattern, or one of them; other
+                entries are passed through. A composition is a formula, `Fe,O` (elements only), or
+                percentages such as `Fe 55±2, O 45±2 at%`: what is averaged over is then told in
+                `candidates`. The pattern is `pattern`, a diffractometer's file (with
                 `wavelength`, where neither it nor the options have one), or `id`, of a store's
                 material.
 
@@ -237,28 +246,86 @@ class Predictor:
     @torch.no_grad()
     def _predict(self, rows: Sequence[Row]) -> None:
         """Fill in the rows' results, mode by mode."""
+        for row in rows:
+            if row.candidates is not None:
+                self._predict_average(row, row.candidates)
+        rows = [row for row in rows if row.candidates is None]
         self._judge(rows)
-        targets = self.task.targets
         for m, mode in enumerate(self.task.modes):
             chosen = [row for row in rows if mode in row.modes()]
-            if not chosen:
+            if chosen:
+                prediction = self.task.predict(self._batch(chosen), mode)
+                ends = self.task.targets.interval(prediction, m)
+                columns = [x.tolist() for x in (prediction.value, *ends)]
+                for row, *numbers in zip(chosen, *columns, strict=True):
+                    self._fill(row, mode, numbers)
+
+    def _predict_average(self, row: Row, candidates: Candidates) -> None:
+        """Fill in the result of a row whose composition is not known to the atom."""
+        batch = self._batch([row])
+        weights = {"composition": candidates.weights, "both": candidates.weights}
+        if self._evidence is not None and row.has_pattern:
+            elements, fractions = map(torch.from_numpy, candidates.padded())
+            judged = self._evidence.judge_candidates(
+                elements, fractions, batch[keys.XRD], batch[keys.MEASURED]
+            )
+            posterior = candidates.weights * judged.likelihood
+            weights["both"] = posterior / posterior.sum()
+            row.result[AGREEMENT] = _number(judged.agreement)
+            row.result[CONTRADICTION] = "yes" if judged.contradiction else "no"
+        row.result[CANDIDATES] = candidates.told(
+            weights["both" if "both" in row.modes() else "composition"]
+        )
+        for m, mode in enumerate(self.task.modes):
+            if mode not in row.modes():
                 continue
-            prediction = self.task.predict(self._batch(chosen), mode)
-            low, high = targets.interval(prediction, m)
-            columns = [x.tolist() for x in (prediction.value, low, high)]
-            for row, *numbers in zip(chosen, *columns, strict=True):
-                for t, name in enumerate(targets.names):
-                    found = {
-                        key: _number(values[t])
-                        for key, values in zip(_VALUES, numbers, strict=True)
-                    }
-                    # Modes come best first: the first one answers.
-                    if f"{name}_from" not in row.result:
-                        row.result |= {f"{name}_{key}": value for key, value in found.items()}
-                        row.result[f"{name}_unit"] = targets.units[t]
-                        row.result[f"{name}_from"] = GIVEN[mode]
-                    if mode != "both":
-                        row.result |= {f"{name}_{mode}_{key}": x for key, x in found.items()}
+            if mode == "xrd":
+                prediction = self.task.predict(batch, mode)
+                ends = self.task.targets.interval(prediction, m)
+                self._fill(row, mode, [x[0].tolist() for x in (prediction.value, *ends)])
+            else:
+                found = self._average(batch, candidates, weights[mode], mode, m)
+                self._fill(row, mode, [x.tolist() for x in found])
+
+    def _average(
+        self, batch: Batch, candidates: Candidates, weights: np.ndarray, mode: str, m: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, lower and upper end of a row's targets, averaged over its candidates."""
+        chosen = np.argsort(-weights, kind="stable")[:MOST_CANDIDATES]
+        elements, fractions = (torch.from_numpy(x[chosen]) for x in candidates.padded())
+        value, half = [], []
+        targets = self.task.targets
+        parts = zip(elements.split(self.batch_size), fractions.split(self.batch_size), strict=True)
+        for numbers, shares in parts:
+            prediction = self.task.predict(
+                {
+                    keys.ELEMENTS: numbers.to(self.device),
+                    keys.FRACTIONS: shares.to(self.device),
+                    keys.XRD: batch[keys.XRD].expand(len(numbers), -1),
+                    keys.MEASURED: batch[keys.MEASURED].expand(len(numbers), -1),
+                    keys.INDEX: torch.arange(len(numbers), device=self.device),
+                },
+                mode,
+            )
+            value.append(prediction.value.cpu())
+            half.append((targets.conformal[m] * prediction.spread).cpu())
+        kept = torch.from_numpy(weights[chosen] / weights[chosen].sum())
+        mean, low, high = average(torch.cat(value), torch.cat(half), kept, self.confidence)
+        low = torch.where(targets.positive.cpu(), low.clamp_min(0.0), low)
+        return mean, low, high
+
+    def _fill(self, row: Row, mode: str, numbers: Sequence[Sequence[float]]) -> None:
+        """Add what a mode answers to a row's result: values, lower and upper ends by target."""
+        targets = self.task.targets
+        for t, name in enumerate(targets.names):
+            found = {key: _number(values[t]) for key, values in zip(_VALUES, numbers, strict=True)}
+            # Modes come best first: the first one answers.
+            if f"{name}_from" not in row.result:
+                row.result |= {f"{name}_{key}": value for key, value in found.items()}
+                row.result[f"{name}_unit"] = targets.units[t]
+                row.result[f"{name}_from"] = GIVEN[mode]
+            if mode != "both":
+                row.result |= {f"{name}_{mode}_{key}": x for key, x in found.items()}
 
 
 def _number(value: float) -> float | None:

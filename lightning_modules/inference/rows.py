@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from datamodules import batch as keys
-from datamodules.formula import parse_formula
+from datamodules.composition import Candidates, Stated, candidates_of, parse_composition
 from datamodules.grid import Grid
 from datamodules.io.arguments import printable
 from datamodules.io.files import explain
@@ -29,6 +29,8 @@ class Row:
         given: What was given, by column.
         elements: Atomic numbers, ascending, (n,); empty where no composition is known.
         fractions: Atomic fractions, (n,).
+        candidates: Compositions that it may have, the first being that above; None where it is
+            known.
         stored: Row of the stores that has its pattern.
         converted: Its measured pattern on the model's grid.
         warnings: What is doubtful.
@@ -39,6 +41,7 @@ class Row:
     given: dict[str, Any]
     elements: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
     fractions: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    candidates: Candidates | None = None
     stored: int | None = None
     converted: ConvertedPattern | None = None
     warnings: list[str] = field(default_factory=list)
@@ -126,13 +129,24 @@ class RowReader:
         if name and file:
             raise ValueError("both an id and a pattern: which pattern is meant?")
         if formula:
-            row.elements, row.fractions = parse_formula(formula)
-            if not np.isfinite(row.fractions).all():
-                raise ValueError(f"{formula}: its amounts are not finite")
+            self._compose(formula, row)
         if name:
             row.stored = self._find(name, row)
         if file:
             self._measure(file, row)
+
+    def _compose(self, text: str, row: Row) -> None:
+        """Read a composition, and what it allows where it is not known to the atom."""
+        known = parse_composition(text)
+        if isinstance(known, Stated):
+            row.candidates = candidates_of(known)
+            row.elements, row.fractions = row.candidates.elements, row.candidates.fractions[0]
+            if len(row.candidates) == 1:
+                row.candidates = None
+        else:
+            row.elements, row.fractions = known
+        if not np.isfinite(row.fractions).all():
+            raise ValueError(f"{text}: its amounts are not finite")
 
     def _measure(self, file: str, row: Row) -> None:
         """Read and convert a measured pattern."""
@@ -157,6 +171,9 @@ class RowReader:
             stored = self.gatherer.gather(np.array([number]))
             n = int((stored[keys.ELEMENTS] > 0).sum())
             same = np.array_equal(stored[keys.ELEMENTS][0, :n], row.elements)
-            if not (same and np.allclose(stored[keys.FRACTIONS][0, :n], row.fractions, atol=1e-3)):
+            if row.candidates is None:
+                theirs = stored[keys.FRACTIONS][0, :n]
+                same = same and np.allclose(theirs, row.fractions, atol=1e-3)
+            if not same:
                 raise ValueError(f"id {name!r}: is another composition in the store")
         return number

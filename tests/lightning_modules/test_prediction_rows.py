@@ -51,12 +51,12 @@ def test_whatever_a_row_names_the_others_are_predicted(tmp_path: Path, target: s
 def test_a_fault_of_ours_in_a_row_is_its_reason(
     tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = reading.parse_formula
+    parse = reading.parse_composition
 
     def faulty(formula: str) -> Any:
         return parse(formula) if formula != "KCl" else 1 / 0
 
-    monkeypatch.setattr(reading, "parse_formula", faulty)
+    monkeypatch.setattr(reading, "parse_composition", faulty)
     status, rows = predict(tmp_path, "formula\nNaCl\nKCl\n")
     assert status == 0
     assert "ZeroDivisionError" in rows[1]["error"]

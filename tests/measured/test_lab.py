@@ -98,6 +98,21 @@ def test_formulas_are_written_as_in_simulated_stores(tmp_path: Path) -> None:
     assert found == {"TiO2", "MnO", "Ca3(PO4)2"}
 
 
+def test_percentages_are_taken_as_stated_and_elements_alone_are_refused(tmp_path: Path) -> None:
+    folder, table = lab_of(tmp_path, 3)
+    table.write_text(
+        'file,formula,wavelength\n0.xy,"Fe 40±2, O 60±2, S 0±1 at%",CuKa\n2.xy,"Fe,O",CuKa\n'
+        '4.xy,"Fe 40±2, O 50±2 at%",CuKa\n'
+    )
+    assert prepare(folder, table, tmp_path / "lab") == 0
+    store = Store(tmp_path / "lab")
+    assert len(store) == 1
+    assert store.material(0).formula == "Fe2O3"
+    rejected = (tmp_path / "lab/rejected.jsonl").read_text().splitlines()
+    assert "needs amounts or percentages" in json.loads(rejected[0])["detail"]
+    assert "sum to 90" in json.loads(rejected[1])["detail"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

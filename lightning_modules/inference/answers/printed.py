@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.io.arguments import printable
 from lightning_modules.inference.prediction import (
     AGREEMENT,
+    CANDIDATES,
     CONTRADICTION,
     ERROR,
     GIVEN,
@@ -74,7 +75,8 @@ def describe(
         return "\n".join([*lines, *_wrapped(f"not predicted: {row[ERROR]}", width)])
     lines.append(f"  {_FROM[row[f'{next(iter(units))}_from']]}")
     lines += _figures(row, units, confidence, width)
-    for said in (_agreement(row), *(f"warning: {w}" for w in _split(row[WARNINGS]))):
+    averaged = f"averaged over {row[CANDIDATES]}" if row.get(CANDIDATES) else ""
+    for said in (averaged, _agreement(row), *(f"warning: {w}" for w in _split(row[WARNINGS]))):
         lines += _wrapped(said, width)
     return "\n".join(lines)
 
