@@ -47,7 +47,8 @@ class Confidence:
 
     def save(self, path: Path) -> None:
         """Writes a JSON file whole or not at all."""
-        replace_file(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
+        replace_file(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path = OWN) -> Confidence:

@@ -31,7 +31,8 @@ from lightning_modules.inference.neighbours import Library
 
 #: Degrees; lines of the first comparison. Wide, so that a coarse grid of moves misses none.
 COARSE_FWHM = 0.3
-_COARSE_STEP = 0.04
+#: Points of the grid in the width of a line: fewer would make its height a matter of luck.
+_POINTS = 5
 #: What a strain of 1 % takes from the score; grows with its square.
 STRAIN_PENALTY = 0.005
 _COARSE_STRAIN, _COARSE_SHIFT = 0.001, 0.075
@@ -84,8 +85,9 @@ class Profile:
     fwhm: float
     doublet: bool = False
 
-    def pooled(self, points: int) -> Profile:
-        """The means of so many neighbouring points; what is left at the end is cut off."""
+    def thinned(self) -> Profile:
+        """The means of neighbouring points, as many as lines of its width allow."""
+        points = max(1, int(self.fwhm / (_POINTS * self.grid.step)))
         n = self.grid.n_points // points
         step = self.grid.step * points
         start = self.grid.two_theta_min + 0.5 * (points - 1) * self.grid.step
@@ -221,8 +223,7 @@ class Matcher:
             profile: The scan's.
             rows: Row numbers, (K,), at least one.
         """
-        pooled = profile.widened(COARSE_FWHM)
-        pooled = pooled.pooled(max(1, round(_COARSE_STEP / profile.grid.step)))
+        pooled = profile.widened(COARSE_FWHM).thinned()
         renderer = self._renderer(pooled)
         positions = moved(pooled.grid, *self._moves.unbind(dim=1))
         root = pooled.intensity.to(self.device).sqrt()
@@ -245,6 +246,7 @@ class Matcher:
             profile: The scan's.
             fits: From `coarse`.
         """
+        profile = profile.thinned()
         renderer = self._renderer(profile)
         root = profile.intensity.to(self.device).sqrt()
         measured, total = profile.measured.float().to(self.device), root.norm()

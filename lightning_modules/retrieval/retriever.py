@@ -122,7 +122,7 @@ class Retriever:
         library: Library,
         freedom: Freedom | None = None,
         candidates: int = 1000,
-        refined: int = 100,
+        refined: int = 50,
         false_confident: float = 0.02,
         confidence: Confidence | None = None,
         everything: int = EVERYTHING,

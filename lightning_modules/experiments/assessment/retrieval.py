@@ -233,13 +233,11 @@ def _confident(
 ) -> dict[str, float]:
     """Share of all scans that are called confident: rightly and wrongly."""
     firsts = [one.first[name] for one in found if name in one.first]
-    called = [confidence.false_share(score, lead) <= level for score, lead, _ in firsts]
-    right = [right for _, _, right in firsts]
-    return {
-        "right": float(np.mean([a and b for a, b in zip(called, right, strict=True)])),
-        "wrong": float(np.mean([a and not b for a, b in zip(called, right, strict=True)])),
-        "n": len(firsts),
-    }
+    called = [
+        right for score, lead, right in firsts if confidence.false_share(score, lead) <= level
+    ]
+    n = max(len(firsts), 1)
+    return {"right": sum(called) / n, "wrong": (len(called) - sum(called)) / n, "n": len(firsts)}
 
 
 def _second_phases(
