@@ -121,7 +121,7 @@ class Worker:
         ]
         times: Counter[str] = Counter()
         for event in on_device:
-            times[event.name[:80]] += event.device_time
+            times[event.name[:80]] += event.time_range.elapsed_us()
         total = sum(times.values())
         return {
             "kernels": len(on_device) or None,

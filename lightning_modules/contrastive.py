@@ -124,7 +124,7 @@ class Contrastive(Task):
             structure = self.structure(xrd_BD, batch[keys.TARGETS])
             logged |= {"structure": structure}
             loss = loss + self.structure_weight * structure
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(xrd_BW))
+        self.log("train/loss", loss, batch_size=len(xrd_BW))
         for name, value in logged.items():
             self.log(f"train/{name}", value, batch_size=len(xrd_BW))
         return loss

@@ -129,7 +129,7 @@ class MaskedContrastive(MaskedXRD):
             )
             loss = loss + self.view_weight * logged["views"]
         for name, value in (logged | {"loss": loss}).items():
-            self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=len(mask.hidden))
+            self.log(f"train/{name}", value, batch_size=len(mask.hidden))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

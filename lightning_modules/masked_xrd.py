@@ -231,7 +231,7 @@ class MaskedXRD(Task):
         """Mask, scale, reconstruct."""
         scaled, mask, has_composition = self.hide(batch)
         loss = self.loss(scaled, mask, self(scaled, mask, has_composition))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(has_composition))
+        self.log("train/loss", loss, batch_size=len(has_composition))
         return loss
 
     def reconstruct(self, batch: Batch, with_composition: bool = True) -> Reconstruction:

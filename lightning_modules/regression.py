@@ -196,7 +196,7 @@ class Regression(Task):
         if self.composition_weight:
             loss = loss + self.composition_weight * loss_of(self.from_composition(batch))
         error = (value_BT.detach() - target_BT).abs().nansum() / n_labels
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(value_BT))
+        self.log("train/loss", loss, batch_size=len(value_BT))
         self.log("train/standardised_mae", error, batch_size=len(value_BT))
         return loss
 

@@ -20,7 +20,6 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
-    TQDMProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -38,7 +37,7 @@ from lightning_modules.training import resumption
 from lightning_modules.training import run_folder as runs
 from lightning_modules.training.calibration import CalibrateIntervals
 from lightning_modules.training.callbacks import loggers
-from lightning_modules.training.callbacks.console import ValidationLines, figures, score
+from lightning_modules.training.callbacks.console import LossBar, ValidationLines, figures, score
 from lightning_modules.training.callbacks.every_run import (
     METRICS_FINAL,
     PICTURES,
@@ -261,8 +260,7 @@ class XxactCLI(LightningCLI):
             elif own_lines:
                 kwargs["callbacks"].append(ValidationLines())
             elif given["enable_progress_bar"] is not False and not bars:
-                # Showing the loss waits for the GPU: not at every step.
-                kwargs["callbacks"].append(TQDMProgressBar(given["log_every_n_steps"] or 50))
+                kwargs["callbacks"].append(LossBar(given["log_every_n_steps"] or 50))
             plugins = _as_list(given["plugins"])
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 plugins.append(AtomicCheckpointIO())

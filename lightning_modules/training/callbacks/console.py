@@ -5,7 +5,7 @@ import time
 from typing import Protocol
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 
@@ -54,6 +54,29 @@ def score(trainer: L.Trainer, task: Tells) -> list[str]:
                 step = callback.best_model_path.rpartition("step=")[2].removesuffix(".ckpt")
                 line += f"; best {best:.4g} at step {step}"
     return [line, *(f"               {name} {value}" for name, value in shown.items())]
+
+
+class LossBar(TQDMProgressBar):
+    """Lightning's bar with the training loss, which is read from the device when the bar is drawn.
+
+    Lightning itself reads whatever is logged for the bar at every step, drawn or not, and so waits
+    for the device each time (2.6): no task logs its training loss for the bar.
+
+    Args:
+        refresh_rate: Steps from one drawing to the next.
+    """
+
+    def __init__(self, refresh_rate: int) -> None:
+        super().__init__(refresh_rate)
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What is shown beside the bar."""
+        shown = super().get_metrics(trainer, pl_module)
+        if "train/loss" in trainer.callback_metrics:
+            shown["train/loss"] = float(trainer.callback_metrics["train/loss"])
+        return shown
 
 
 class ValidationLines(Callback):

@@ -5,21 +5,30 @@ On a GPU a step that reads a value back stops the queue of kernels that the host
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.rendering.renderer import Renderer
+from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules.backbone import linear
 from lightning_modules.base import Task
 from lightning_modules.training.callbacks.averaging import EMAWeights
+from lightning_modules.training.callbacks.console import LossBar
+from lightning_modules.training.callbacks.every_run import MetricsWriter
 from tests.datamodules import patterns
+from tests.factories import make_store
+from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import EVERY_OPTION, TASKS, make_task, task_batch
 from tests.lightning_modules.training.accelerator import (
     DEVICE,
@@ -87,6 +96,64 @@ def test_no_step_reads_a_value_or_starts_a_kernel_for_each_weight(
         optimizer.step()
     assert forward.n <= FORWARD[name], forward.counts
     assert update.n <= 20, update.counts
+
+
+class Watched(Waits):
+    """Notices what waits between two steps of a run, once it is switched on."""
+
+    watching = False
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if self.watching:
+            return super().__torch_dispatch__(function, types, args, kwargs)
+        return function(*args, **(kwargs or {}))
+
+
+class Watch(Callback):
+    """Switches it on for some steps: those before compute what is computed once, the last logs."""
+
+    def __init__(self, mode: Watched) -> None:
+        self.mode, self.steps = mode, 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Switch."""
+        self.mode.watching = 3 <= trainer.global_step < 7
+        self.steps += self.mode.watching
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_lightning_reads_no_value_between_two_logs(name: str, tmp_path: Path) -> None:
+    make_store(tmp_path / "store", 200)
+    targets = ["density"] if name == "Regression" else []
+    data = XRDDataModule([str(tmp_path / "store")], targets, global_batch_size=8, grid=GRID)
+    task = make_task(name)
+    del task.log  # those of the tests log nowhere
+    mode = Watched()
+    watch = Watch(mode)
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_steps=8,
+        logger=TensorBoardLogger(tmp_path),
+        callbacks=[watch, MetricsWriter(), LossBar(100)],
+        log_every_n_steps=100,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    with mode:
+        trainer.fit(task, data)
+    assert watch.steps == 4
+
+
+def test_the_bar_shows_the_training_loss() -> None:
+    run: Any = SimpleNamespace(
+        callback_metrics={"train/loss": torch.tensor(0.5)}, progress_bar_metrics={}, loggers=[]
+    )
+    assert LossBar(10).get_metrics(run, make_task("MaskedXRD"))["train/loss"] == 0.5
 
 
 @pytest.mark.parametrize("augment", [False, True])
