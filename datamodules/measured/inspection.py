@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,53 +89,75 @@ def draw(pattern: ConvertedPattern, picture: Path, title: str) -> None:
         picture: The file to draw to.
         title: Its heading.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    figure = Figure(figsize=(10, 9), layout="constrained")
+    scan, grid, result = figure.subplots(3, 1, height_ratios=(1, 1.2, 1.2))
+    draw_scan(scan, pattern)
+    scan.set_title(f"{title}: as read ({pattern.scan.format})")
+    draw_background(grid, pattern)
+    draw_seen(result, pattern.grid, np.sqrt(pattern.profile))
+    shade(grid, pattern.grid, np.isfinite(pattern.profile))
+    replace_picture(picture, figure, dpi=110)
 
-    figure, (scan, grid, result) = pyplot.subplots(
-        3, 1, figsize=(10, 9), height_ratios=(1, 1.2, 1.2), layout="constrained"
-    )
+
+def draw_scan(axes: Any, pattern: ConvertedPattern) -> None:
+    """Draws a scan as it was read.
+
+    Args:
+        axes: Of matplotlib, as of the functions below.
+        pattern: The converted pattern.
+    """
     raw = pattern.scan
-    scan.plot(raw.x, raw.intensity, linewidth=0.6, color="0.3")
+    axes.plot(raw.x, raw.intensity, linewidth=0.6, color="0.3")
     wavelength = "" if pattern.wavelength is None else f" at {pattern.wavelength.mean:.5f} Å"
-    scan.set(
-        title=f"{title}: as read ({raw.format})",
-        xlabel=f"2θ (°){wavelength}" if raw.axis == "two_theta" else "Q (Å⁻¹)",
-        ylabel="intensity",
-    )
+    label = f"2θ (°){wavelength}" if raw.axis == "two_theta" else "Q (Å⁻¹)"
+    axes.set(xlabel=label, ylabel="intensity")
+
+
+def draw_background(axes: Any, pattern: ConvertedPattern) -> None:
+    """Draws a scan on the model's grid, with its background."""
     two_theta = pattern.grid.two_theta()
-    grid.plot(two_theta, pattern.raw, linewidth=0.6, color="0.3", label="on the model's grid")
-    grid.plot(two_theta, pattern.background, linewidth=1.2, color="tab:orange", label="background")
+    axes.plot(two_theta, pattern.raw, linewidth=0.6, color="0.3", label="on the model's grid")
+    axes.plot(two_theta, pattern.background, linewidth=1.2, color="tab:orange", label="background")
     # The background is what is to be judged here: the lines may leave the frame.
     inside = pattern.raw[np.isfinite(pattern.raw)]
     low, high = np.percentile(inside, [1, 97])
     ceiling = max(high, float(np.nanmax(pattern.background)))
-    grid.set_ylim(min(0.0, low), 1.3 * ceiling)
-    grid.set(ylabel="intensity")
-    grid.legend(loc="upper right")
-    result.plot(two_theta, np.sqrt(pattern.profile), linewidth=0.7, color="tab:blue")
-    result.set(
+    axes.set(ylim=(min(0.0, low), 1.3 * ceiling), ylabel="intensity")
+    axes.set_xlim(pattern.grid.two_theta_min, pattern.grid.two_theta_max)
+    axes.legend(loc="upper right")
+
+
+def draw_seen(axes: Any, grid: Grid, root: np.ndarray) -> None:
+    """Draws what a model sees; what it does not is grey.
+
+    Args:
+        axes: Of matplotlib.
+        grid: The model's grid.
+        root: Square root of the intensity, (L,); NaN where it is not seen.
+    """
+    axes.plot(grid.two_theta(), root, linewidth=0.7, color="tab:blue")
+    axes.set(
         title="what the model sees",
-        xlabel=f"2θ (°) at {pattern.grid.wavelength:g} Å",
+        xlabel=f"2θ (°) at {grid.wavelength:g} Å",
         ylabel="√ intensity",
         ylim=(0, 1.05),
+        xlim=(grid.two_theta_min, grid.two_theta_max),
     )
-    for axes in (grid, result):
-        axes.set_xlim(pattern.grid.two_theta_min, pattern.grid.two_theta_max)
-        for start, end in _unmeasured(pattern):
-            axes.axvspan(start, end, color="0.85", linewidth=0)
-    replace_picture(picture, figure, dpi=110)
-    pyplot.close(figure)
+    shade(axes, grid, np.isfinite(root))
 
 
-def _unmeasured(pattern: ConvertedPattern) -> list[tuple[float, float]]:
-    """Ranges of the grid that were not measured, degrees."""
-    missing = np.concatenate([[0], np.isnan(pattern.profile).astype(np.int8), [0]])
+def shade(axes: Any, grid: Grid, there: np.ndarray) -> None:
+    """Greys the ranges of the grid in which there is nothing.
+
+    Args:
+        axes: Of matplotlib.
+        grid: The model's grid.
+        there: Where there is something, (L,) bool.
+    """
+    missing = np.concatenate([[0], (~there).astype(np.int8), [0]])
     edges = np.flatnonzero(np.diff(missing))
-    step, start = pattern.grid.step, pattern.grid.two_theta_min
-    return [
-        (start + step * (a - 0.5), start + step * (b - 0.5))
-        for a, b in zip(edges[::2], edges[1::2], strict=True)
-    ]
+    for first, end in zip(edges[::2], edges[1::2], strict=True):
+        ends = (grid.two_theta_min + grid.step * (edge - 0.5) for edge in (first, end))
+        axes.axvspan(*ends, color="0.85", linewidth=0)

@@ -10,7 +10,8 @@ from datamodules.io.arguments import ArgumentParser
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import formula_from_name
 from lightning_modules.inference.answers.printed import describe, say, terminal_width
-from lightning_modules.inference.prediction import CONTRADICTION, ERROR, Predictor
+from lightning_modules.inference.prediction import Predictor
+from lightning_modules.inference.rows import CONTRADICTION, ERROR
 from lightning_modules.inference.table import (
     check_columns,
     is_scan,
@@ -58,6 +59,20 @@ def _parser() -> ArgumentParser:
         metavar="CHECKPOINT",
         help="of an alignment, to flag formulas and patterns that contradict each other; "
         "calibrate it first with `xxact report evidence`",
+    )
+    parser.add_argument(
+        "--library",
+        action="append",
+        default=[],
+        metavar="STORE",
+        help="store of known materials: the nearest are told beside each answer, with their "
+        "labels; needs --aligned; repeatable",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="FOLDER",
+        help="draw each row that has a pattern: the scan, and what the model saw of it",
     )
     parser.add_argument(
         "--formula-from-name",
@@ -127,6 +142,8 @@ def main(args: Sequence[str]) -> int:
         folder,
         given.axis,
         given.allow_task,
+        given.library,
+        given.pictures,
     )
     if given.input is not None:
         check_columns(given.input, table, predictor.columns)

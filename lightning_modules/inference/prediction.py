@@ -28,19 +28,26 @@ from datamodules.composition import Candidates
 from datamodules.measured import Options
 from datamodules.rendering.renderer import Renderer
 from lightning_modules import checkpoints
+from lightning_modules.inference.answers.pictures import draw, picture_name
 from lightning_modules.inference.averaging import average
+from lightning_modules.inference.batches import RowBatches
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import Evidence
-from lightning_modules.inference.rows import Row, RowReader
+from lightning_modules.inference.neighbours import Nearest
+from lightning_modules.inference.rows import (
+    AGREEMENT,
+    CANDIDATES,
+    CONTRADICTION,
+    ERROR,
+    GIVEN,
+    NEIGHBOURS,
+    PICTURE,
+    WARNINGS,
+    Row,
+    RowReader,
+)
 from lightning_modules.regression import Regression
 
-#: What the answer was made from, by the mode that gave it.
-GIVEN = {"both": "composition+xrd", "composition": "composition", "xrd": "xrd"}
-ERROR, WARNINGS = "error", "warnings"
-#: Share of sound pairs of formula and pattern that fit no better, and whether the two contradict.
-AGREEMENT, CONTRADICTION = "agreement", "contradiction"
-#: What was averaged over, of a composition that is not known to the atom.
-CANDIDATES = "candidates"
 #: Compositions of a row that are asked; the heaviest where there are more.
 MOST_CANDIDATES = 256
 _VALUES = ("predicted", "low", "high")
@@ -59,12 +66,16 @@ class Predictor:
         options: How measured patterns are converted; `fwhm` is the model's unless given.
         folder: What relative paths of patterns start from.
         axis: What the first column of text files is: "two_theta" or "q".
+        library: Folders of stores; the known materials that are nearest are told beside each
+            answer, by the vectors of `aligned`.
+        pictures: Folder for a picture of each row that has a pattern; made where it does not exist.
         allow_tasks: Tasks of other packages that the checkpoints may name; importing them runs
             their code.
 
     Raises:
         ValueError: if the checkpoint is of another task, a store does not fit its grid, or the
-            alignment has another grid or is not calibrated.
+            alignment has another grid or is not calibrated, a library is to be searched without
+            one, or the folder for pictures has something in it.
     """
 
     def __init__(
@@ -78,6 +89,8 @@ class Predictor:
         folder: str | Path = ".",
         axis: str = "two_theta",
         allow_tasks: Sequence[str] = (),
+        library: Sequence[str | Path] = (),
+        pictures: str | Path | None = None,
     ) -> None:
         task = checkpoints.load_task(checkpoint, allow_tasks)
         if not isinstance(task, Regression):
@@ -90,20 +103,29 @@ class Predictor:
         self.device = choose_device(device)
         self.task = task.to(self.device)
         self.batch_size = batch_size
-        self._renderer = Renderer(task.grid, checkpoints.peaks_of(checkpoint))
-        shape = self._renderer.shape
+        renderer = Renderer(task.grid, checkpoints.peaks_of(checkpoint))
+        shape = renderer.shape
         converting = replace(options or Options(), model_polarization=shape.polarization)
         if converting.fwhm is None:
             converting = replace(converting, fwhm=shape.fwhm)
         self._evidence = None if aligned is None else Evidence(aligned, self.device, allow_tasks)
         if self._evidence is not None:
             theirs = self._evidence.model.grid
-            if theirs != task.grid or self._evidence.model.peaks != self._renderer.shape:
+            if theirs != task.grid or self._evidence.model.peaks != renderer.shape:
                 raise ValueError(
                     f"{aligned}: another grid or other peaks than {checkpoint}; train both on one"
                 )
         patch_points = task.backbone.config.patch_points
         self._reader = RowReader(task.grid, patch_points, converting, Path(folder), axis, stores)
+        self._batches = RowBatches(renderer, self._reader.gatherer, self.device)
+        self._nearest: Nearest | None = None
+        if library:
+            if self._evidence is None:
+                raise ValueError(
+                    "a library is searched by the vectors of an aligned model: give one (--aligned)"
+                )
+            self._nearest = Nearest(library, self._evidence.model, self.units)
+        self._pictures = None if pictures is None else _empty_folder(Path(pictures))
 
     @property
     def units(self) -> dict[str, str]:
@@ -123,7 +145,9 @@ class Predictor:
             names += [f"{target}_{x}" for x in (*_VALUES, "unit", "from")]
             for mode in ("composition", "xrd"):
                 names += [f"{target}_{mode}_{x}" for x in _VALUES]
-        return [*names, CANDIDATES, AGREEMENT, CONTRADICTION, WARNINGS, ERROR]
+        names += [CANDIDATES, AGREEMENT, CONTRADICTION]
+        names += [NEIGHBOURS] * (self._nearest is not None) + [PICTURE] * bool(self._pictures)
+        return [*names, WARNINGS, ERROR]
 
     def __call__(self, rows: Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Predict rows; a row that cannot be predicted carries its reason in `error`.
@@ -151,11 +175,14 @@ class Predictor:
             rows: As of a call.
         """
         # Read as they are predicted: a thousand dense patterns are 17 MB.
-        given = iter(rows)
+        given, number = iter(rows), 0
         while part := list(islice(given, self.batch_size)):
             read = [self._read(r) for r in part]
             self._answer([row for row in read if not row.error])
             for row in read:
+                number += 1
+                if not row.error:
+                    self._show(row, number)
                 yield {
                     **row.given,
                     **dict.fromkeys(self.columns),
@@ -191,51 +218,38 @@ class Predictor:
             row.error = f"the model needs {needed}, the row has {row.modes()[0]} alone"
         return row
 
-    def _batch(self, rows: Sequence[Row]) -> Batch:
-        """A rendered batch; what a row lacks is zero and not to be read."""
-        slots = max(1, *(len(row.elements) for row in rows))
-        elements = np.zeros((len(rows), slots), np.int64)
-        fractions = np.zeros((len(rows), slots), np.float32)
-        for b, row in enumerate(rows):
-            elements[b, : len(row.elements)] = row.elements
-            fractions[b, : len(row.elements)] = row.fractions
-        n_points = self.task.grid.n_points
-        xrd = torch.zeros(len(rows), n_points, device=self.device)
-        measured = torch.zeros(len(rows), n_points, dtype=torch.bool, device=self.device)
-        for found, lines in self._patterns(rows):
-            rendered = self._renderer(lines, augment=False)
-            where = torch.tensor(found, device=self.device)
-            xrd[where], measured[where] = rendered[keys.XRD], rendered[keys.MEASURED]
-        return {
-            keys.ELEMENTS: torch.from_numpy(elements).to(self.device),
-            keys.FRACTIONS: torch.from_numpy(fractions).to(self.device),
-            keys.XRD: xrd,
-            keys.MEASURED: measured,
-            keys.INDEX: torch.arange(len(rows), device=self.device),
-        }
+    def _show(self, row: Row, number: int) -> None:
+        """Find a row's nearest known materials and draw its picture, where they are asked for.
 
-    def _patterns(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Batch]]:
-        """Positions of the rows with patterns, and what to render them from."""
-        stored = [b for b, row in enumerate(rows) if row.stored is not None]
-        if stored:
-            assert self._reader.gatherer is not None
-            numbers = np.array([rows[b].stored for b in stored])
-            arrays = self._reader.gatherer.gather(numbers) | {keys.INDEX: numbers}
-            yield stored, {k: torch.from_numpy(v).to(self.device) for k, v in arrays.items()}
-        profiles = {
-            b: row.converted.profile for b, row in enumerate(rows) if row.converted is not None
-        }
-        if profiles:
-            dense = torch.from_numpy(np.stack(list(profiles.values()))).to(self.device)
-            index = torch.arange(len(dense), device=self.device)
-            yield list(profiles), {keys.PROFILE: dense, keys.INDEX: index}
+        Args:
+            row: Answered.
+            number: Its place in the input, from 1.
+        """
+        if self._nearest is None and self._pictures is None:
+            return
+        batch = self._batches([row])
+        if self._nearest is not None:
+            row.result[NEIGHBOURS] = self._nearest.find(
+                row.compositions(),
+                (batch[keys.XRD], batch[keys.MEASURED]) if row.has_pattern else None,
+            )
+        if self._pictures is not None and row.has_pattern:
+            path = self._pictures / picture_name(row, number)
+            patches = batch[keys.MEASURED][0].unflatten(
+                0, (-1, self.task.backbone.config.patch_points)
+            )
+            # Patches that are not wholly measured are not read.
+            read = patches.all(dim=1, keepdim=True).expand_as(patches).flatten()
+            root = batch[keys.XRD][0].masked_fill(~read, math.nan).cpu().numpy()
+            draw(row, root, self.task.grid, self.units, path)
+            row.result[PICTURE] = str(path)
 
     def _judge(self, rows: Sequence[Row]) -> None:
         """Tell which formulas and patterns contradict each other."""
         pairs = [row for row in rows if len(row.elements) and row.has_pattern]
         if self._evidence is None or not pairs:
             return
-        batch = self._batch(pairs)
+        batch = self._batches(pairs)
         agreement, contradiction = self._evidence(
             batch[keys.ELEMENTS], batch[keys.FRACTIONS], batch[keys.XRD], batch[keys.MEASURED]
         )
@@ -254,7 +268,7 @@ class Predictor:
         for m, mode in enumerate(self.task.modes):
             chosen = [row for row in rows if mode in row.modes()]
             if chosen:
-                prediction = self.task.predict(self._batch(chosen), mode)
+                prediction = self.task.predict(self._batches(chosen), mode)
                 ends = self.task.targets.interval(prediction, m)
                 columns = [x.tolist() for x in (prediction.value, *ends)]
                 for row, *numbers in zip(chosen, *columns, strict=True):
@@ -262,7 +276,7 @@ class Predictor:
 
     def _predict_average(self, row: Row, candidates: Candidates) -> None:
         """Fill in the result of a row whose composition is not known to the atom."""
-        batch = self._batch([row])
+        batch = self._batches([row])
         weights = {"composition": candidates.weights, "both": candidates.weights}
         if self._evidence is not None and row.has_pattern:
             elements, fractions = map(torch.from_numpy, candidates.padded())
@@ -273,9 +287,8 @@ class Predictor:
             weights["both"] = posterior / posterior.sum()
             row.result[AGREEMENT] = _number(judged.agreement)
             row.result[CONTRADICTION] = "yes" if judged.contradiction else "no"
-        row.result[CANDIDATES] = candidates.told(
-            weights["both" if "both" in row.modes() else "composition"]
-        )
+        row.weights = weights["both"]
+        row.result[CANDIDATES] = candidates.told(row.weights)
         for m, mode in enumerate(self.task.modes):
             if mode not in row.modes():
                 continue
@@ -326,6 +339,14 @@ class Predictor:
                 row.result[f"{name}_from"] = GIVEN[mode]
             if mode != "both":
                 row.result |= {f"{name}_{mode}_{key}": x for key, x in found.items()}
+
+
+def _empty_folder(folder: Path) -> Path:
+    """A folder with nothing in it, made where it does not exist."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists already; choose another folder for the pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _number(value: float) -> float | None:

@@ -17,6 +17,15 @@ from datamodules.measured.wavelength import wavelength_of_row
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
 
+#: What the answer was made from, by the mode that gave it.
+GIVEN = {"both": "composition+xrd", "composition": "composition", "xrd": "xrd"}
+ERROR, WARNINGS = "error", "warnings"
+#: Share of sound pairs of formula and pattern that fit no better, and whether the two contradict.
+AGREEMENT, CONTRADICTION = "agreement", "contradiction"
+#: What was averaged over, of a composition that is not known to the atom.
+CANDIDATES = "candidates"
+#: Known materials that are near, and the picture's file; where they are asked for.
+NEIGHBOURS, PICTURE = "neighbours", "picture"
 #: Where a table's reader puts fields beyond the columns.
 SURPLUS = "\0"
 
@@ -34,6 +43,7 @@ class Row:
         stored: Row of the stores that has its pattern.
         converted: Its measured pattern on the model's grid.
         warnings: What is doubtful.
+        weights: Of the candidates, once they were judged, (K,).
         result: What came out, by column.
         error: Why nothing came out.
     """
@@ -45,6 +55,7 @@ class Row:
     stored: int | None = None
     converted: ConvertedPattern | None = None
     warnings: list[str] = field(default_factory=list)
+    weights: np.ndarray | None = None
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
@@ -52,6 +63,15 @@ class Row:
     def has_pattern(self) -> bool:
         """Whether there is a pattern, from a store or measured."""
         return self.stored is not None or self.converted is not None
+
+    def compositions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """What the composition may be: atomic numbers, fractions (K, n) each, weights (K,)."""
+        if self.candidates is not None:
+            weights = self.candidates.weights if self.weights is None else self.weights
+            return *self.candidates.padded(), weights
+        if not len(self.elements):
+            return None
+        return self.elements[None].astype(np.int64), self.fractions[None], np.ones(1)
 
     def modes(self) -> list[str]:
         """What can be predicted from, the best first."""

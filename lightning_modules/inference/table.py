@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -117,6 +118,11 @@ def is_scan(path: Path, axis: str) -> bool:
     return True
 
 
+def _field(value: Any) -> Any:
+    """What has parts, such as the nearest materials, as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+
+
 def write_table(output: Path, rows: Iterable[dict[str, Any]], total: int, bar: bool = True) -> None:
     """Write a table as its rows come; what ends it early leaves whole rows.
 
@@ -146,7 +152,7 @@ def write_table(output: Path, rows: Iterable[dict[str, Any]], total: int, bar: b
                     writer = csv.DictWriter(text, list(row))
                     if not whole:
                         writer.writeheader()
-                    writer.writerow(row)
+                    writer.writerow({name: _field(value) for name, value in row.items()})
                     line = memoryview(text.getvalue().encode("utf-8", "backslashreplace"))
                     while line:
                         line = line[file.write(line) :]

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.io.arguments import printable
-from lightning_modules.inference.prediction import (
+from lightning_modules.inference.rows import (
     AGREEMENT,
     CANDIDATES,
     CONTRADICTION,
     ERROR,
     GIVEN,
+    NEIGHBOURS,
     WARNINGS,
 )
 
@@ -67,10 +68,7 @@ def describe(
         confidence: Of the intervals.
         width: Columns of text at most, where words allow it.
     """
-    title = " · ".join(
-        printable(str(row[key]), 200) for key in ("pattern", "id", "formula") if row.get(key)
-    )
-    lines = textwrap.wrap(title or "(nothing)", width)
+    lines = textwrap.wrap(title_of(row), width)
     if row[ERROR]:
         return "\n".join([*lines, *_wrapped(f"not predicted: {row[ERROR]}", width)])
     lines.append(f"  {_FROM[row[f'{next(iter(units))}_from']]}")
@@ -78,7 +76,58 @@ def describe(
     averaged = f"averaged over {row[CANDIDATES]}" if row.get(CANDIDATES) else ""
     for said in (averaged, _agreement(row), *(f"warning: {w}" for w in _split(row[WARNINGS]))):
         lines += _wrapped(said, width)
+    lines += _neighbours(row.get(NEIGHBOURS) or [], units, width)
     return "\n".join(lines)
+
+
+def title_of(given: Mapping[str, Any]) -> str:
+    """What a row is of, in one line: its scan, id and composition, as far as they are given."""
+    names = (printable(str(given[x]), 200) for x in ("pattern", "id", "formula") if given.get(x))
+    return " · ".join(names) or "(nothing)"
+
+
+def brief(result: Mapping[str, Any], units: Mapping[str, str]) -> list[str]:
+    """A line for each property that was predicted, with its interval."""
+    lines = []
+    for name, unit in units.items():
+        value, low, high = (result.get(f"{name}_{x}") for x in ("predicted", "low", "high"))
+        if value is not None:
+            digits = decimals(low, high, value)
+            line = f"{name.replace('_', ' ')} {value:.{digits}f} {unit}"
+            if low is not None:
+                line += f" ({_between(low, high, digits)})"
+            lines.append(line)
+    return lines
+
+
+def _neighbours(
+    found: Sequence[Mapping[str, Any]], units: Mapping[str, str], width: int
+) -> list[str]:
+    """Known materials with their labels, a line each."""
+    if not found:
+        return []
+    names = [name for name in units if name in found[0]]
+    table = [["nearest known", "", "similarity", *(name.replace("_", " ") for name in names)]]
+    for known in found:
+        labels = ["-" if known[name] is None else f"{known[name]:.4g}" for name in names]
+        named = [printable(str(known[key]), 60) for key in ("id", "formula")]
+        table.append([*named, f"{known['similarity']:.2f}", *labels])
+    widths = [max(len(line[c]) for line in table) for c in range(len(table[0]))]
+    if 2 + sum(widths) + 2 * (len(widths) - 1) <= width:
+        return [
+            "  "
+            + "  ".join(
+                cell.ljust(size) if c < 2 else cell.rjust(size)
+                for c, (cell, size) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+    lines = ["  nearest known"]
+    for line in table[1:]:
+        labels = [f"{name} {text}" for name, text in zip(table[0][3:], line[3:], strict=True)]
+        said = f"{line[0]}  {line[1]}, similarity {line[2]}: {', '.join(labels)}"
+        lines += textwrap.wrap(said, width, initial_indent="    ", subsequent_indent="      ")
+    return lines
 
 
 def _split(warnings: str | None) -> list[str]:
