@@ -1,20 +1,30 @@
-"""`xxact export`: the backbone alone, as safetensors with all that is needed to use it."""
+"""`xxact export`: a whole model, or its backbone alone, as safetensors with all that is needed."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import Tensor
 
 from datamodules.io.arguments import ArgumentParser
 from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
+from lightning_modules.checkpoints.card import card
 from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum
+from lightning_modules.checkpoints.places import CARD, DESCRIPTION, WEIGHTS, find, is_model
+from lightning_modules.checkpoints.whole import (
+    PRECISIONS,
+    digest,
+    evidence_beside,
+    read_description,
+    write_model,
+)
 
 
-def export(checkpoint: Path, output: Path) -> None:
-    """Write a checkpoint's backbone.
+def export(checkpoint: str | Path, output: Path) -> None:
+    """Write the backbone of a checkpoint or a model.
 
     Args:
         checkpoint: Of any task.
@@ -25,8 +35,7 @@ def export(checkpoint: Path, output: Path) -> None:
     """
     if output.suffix != SUFFIX:
         raise ValueError(f"{output}: must end in {SUFFIX}")
-    if output.exists():
-        raise ValueError(f"{output}: exists already; delete it or choose another name")
+    _refuse_existing(output)
     arguments, weights = checkpoints.read_backbone(checkpoint)
     described = {
         "format_version": checkpoints.FORMAT_VERSION,
@@ -43,11 +52,62 @@ def export(checkpoint: Path, output: Path) -> None:
     replace_file(output, content)
 
 
+def export_model(
+    checkpoint: str | Path, output: Path, precision: str = "float32", notes: str = ""
+) -> None:
+    """Write a whole model: weights, description, card.
+
+    Intervals are part of the weights; the scale on which an aligned model measures agreement, if it
+    lies beside the checkpoint, goes into the description.
+
+    Args:
+        checkpoint: Of any task, or a model.
+        output: The folder to write; must not exist. Its name is the model's.
+        precision: What the network's weights are kept as: `float32` or `bfloat16`.
+        notes: Markdown for the end of the card.
+
+    Raises:
+        ValueError: if the checkpoint cannot be read, the output exists, or the precision is none.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision}: must be one of {', '.join(PRECISIONS)}")
+    _refuse_existing(output)
+    place = find(checkpoint)
+    read = checkpoints.read(place)
+    described, weights = dict(read[checkpoints.KEY]), read["state_dict"]
+    # Where it started from is a path of the machine that trained it, and is not needed again.
+    described["arguments"] = described["arguments"] | {"init_from": None}
+    described["precision"] = precision
+    if evidence := evidence_beside(place):
+        described["evidence"] = evidence
+    output.mkdir(parents=True)
+    write_model(output, described, weights, precision)
+    if "evidence" in described:
+        write_evidence(output / WEIGHTS, described["evidence"])
+    numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+    run = place.parent.parent if not is_model(place) else None
+    text = card(output.name, read_description(output / WEIGHTS), numbers, run, notes)
+    replace_file(output / CARD, text.encode())
+
+
+def write_evidence(weights: Path, evidence: dict[str, object]) -> None:
+    """Put a scale of agreement into a model's description, as that of this very model.
+
+    Args:
+        weights: The model's file of weights.
+        evidence: The fields of `inference.evidence.Calibration`.
+    """
+    described = read_description(weights)
+    described["evidence"] = evidence | {"checkpoint": digest(weights)}
+    text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(weights.with_name(DESCRIPTION), (text + "\n").encode())
+
+
 def load_exported(path: str | Path) -> Backbone:
     """Build an exported backbone, on the CPU, in evaluation mode.
 
     Args:
-        path: A file of `xxact export`, or a checkpoint.
+        path: A file of `xxact export`, a model, or a checkpoint.
 
     Raises:
         ValueError: if it cannot be read or does not fit this version.
@@ -55,13 +115,44 @@ def load_exported(path: str | Path) -> Backbone:
     return checkpoints.build_backbone(path)
 
 
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise ValueError(f"{output}: exists already; delete it or choose another name")
+
+
 def main(args: Sequence[str]) -> int:
     """Run `xxact export`."""
     parser = ArgumentParser(prog="xxact export", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of any task")
-    parser.add_argument("--output", type=Path, required=True, help=f"file to write (*{SUFFIX})")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint of any task, or a model")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help=f"folder to write the whole model to, or a file *{SUFFIX} for its backbone alone",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=list(PRECISIONS),
+        default="float32",
+        help="how a whole model's weights are kept; bfloat16 is half as large (float32)",
+    )
+    parser.add_argument("--notes", type=Path, help="Markdown for the end of the model's card")
     given = parser.parse_args(args)
-    export(given.checkpoint, given.output)
-    size = given.output.stat().st_size / 2**20
-    print(f"{given.output}: {size:.1f} MiB; start from it with --model.init_from")
+    if given.output.suffix == SUFFIX:
+        export(given.checkpoint, given.output)
+        size = given.output.stat().st_size / 2**20
+        print(f"{given.output}: {size:.1f} MiB; start from it with --model.init_from")
+        return 0
+    notes = ""
+    if given.notes is not None:
+        try:
+            notes = given.notes.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{given.notes}: cannot be read ({error}); give a text file") from None
+    export_model(given.checkpoint, given.output, given.precision, notes)
+    size = sum(path.stat().st_size for path in given.output.iterdir()) / 2**20
+    print(
+        f"{given.output}: {size:.1f} MiB; use it as --checkpoint or --model.init_from; "
+        f"{given.output / CARD} is its card"
+    )
     return 0

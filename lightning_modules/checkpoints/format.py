@@ -20,6 +20,7 @@ from datamodules.rendering.peaks import PeakShape
 from datamodules.store.splits import SplitConfig
 from lightning_modules.backbone import Backbone, BackboneConfig
 from lightning_modules.checkpoints.exported import SUFFIX, read_exported
+from lightning_modules.checkpoints.places import find, is_model
 from lightning_modules.checkpoints.reading import (
     FORMAT_VERSION,
     KEY,
@@ -30,6 +31,7 @@ from lightning_modules.checkpoints.reading import (
     read_archive,
     write_archive,
 )
+from lightning_modules.checkpoints.whole import read_model
 
 if TYPE_CHECKING:
     from lightning_modules.base import Task
@@ -104,13 +106,19 @@ def _recorded(path: str | Path, name: str, kind: type[Recorded]) -> Recorded:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of ours onto the CPU, without unpickling objects.
+    """Read a checkpoint of ours, or a model, onto the CPU, without unpickling objects.
+
+    Args:
+        path: A checkpoint, or a model's folder, file or name; see `places.find`.
+
+    Returns:
+        What Lightning wrote; of a model only what it is and its `state_dict`.
 
     Raises:
         ValueError: if it is missing, damaged, of another program or of another format version.
     """
-    path = Path(path)
-    checkpoint = read_archive(path)
+    path = find(path)
+    checkpoint = read_model(path) if is_model(path) else read_archive(path)
     described = checkpoint.get(KEY)
     if not isinstance(described, dict):
         raise ValueError(f"{path}: not a checkpoint of xxact (it has no '{KEY}' entry)")
@@ -146,7 +154,7 @@ def load_task(path: str | Path, allow_tasks: Collection[str] = ()) -> "Task":
     tasks of this package are imported, and those that the caller names.
 
     Args:
-        path: A checkpoint of a run.
+        path: A checkpoint of a run, or a model.
         allow_tasks: Other tasks that may be imported, such as `my_package.MyTask`.
 
     Returns:
@@ -155,7 +163,7 @@ def load_task(path: str | Path, allow_tasks: Collection[str] = ()) -> "Task":
     Raises:
         ValueError: if the checkpoint cannot be read, or its task is none of these.
     """
-    path = Path(path)
+    path = find(path)
     checkpoint = read(path)
     arguments, weights = checkpoint[KEY]["arguments"], checkpoint["state_dict"]
     kind = _task_class(path, checkpoint[KEY]["task"], allow_tasks)
@@ -196,7 +204,7 @@ def load_backbone(path: str | Path, backbone: nn.Module, arguments: dict[str, An
     """Load only the backbone's weights, for `init_from`.
 
     Args:
-        path: A checkpoint of any task, or a backbone written by `xxact export`.
+        path: A checkpoint of any task, a model, or a backbone written by `xxact export`.
         backbone: The backbone to fill.
         arguments: The arguments of the task that owns it, for comparison.
 
@@ -229,7 +237,7 @@ def build_backbone(path: str | Path) -> Backbone:
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read the backbone of a checkpoint, or one that `xxact export` wrote.
+    """Read the backbone of a checkpoint or a model, or one that `xxact export` wrote.
 
     Returns:
         A dictionary with `backbone` and `grid`, and the weights.
@@ -237,8 +245,9 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Ten
     Raises:
         ValueError: if the file cannot be read.
     """
-    if Path(path).suffix == SUFFIX:
-        return read_exported(Path(path))
+    path = find(path)
+    if path.suffix == SUFFIX and not is_model(path):
+        return read_exported(path)
     checkpoint = read(path)
     for name in ("backbone", "grid"):
         if not isinstance(checkpoint[KEY]["arguments"].get(name), dict):

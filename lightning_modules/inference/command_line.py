@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.io.arguments import ArgumentParser
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import formula_from_name
+from lightning_modules.checkpoints.places import shipped
 from lightning_modules.inference.answers.printed import describe, say, terminal_width
 from lightning_modules.inference.prediction import Predictor
 from lightning_modules.inference.rows import CONTRADICTION, ERROR
@@ -20,6 +21,8 @@ from lightning_modules.inference.table import (
     write_table,
 )
 
+#: Models that come with the project, and are taken where no other is named.
+PROPERTIES, ALIGNED = "properties", "aligned"
 #: Answers that are printed; more of them are a table's.
 PRINTED = 20
 
@@ -30,7 +33,11 @@ def _parser() -> ArgumentParser:
         description="Predict properties of a composition, a scan, the materials in a table or the "
         f"patterns in a folder; rows keep their order. Up to {PRINTED} answers are printed.",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of a regression run")
+    parser.add_argument(
+        "--checkpoint",
+        help="of a regression run; or a model: its folder, its name in models/, hf://OWNER/NAME "
+        f"({PROPERTIES}, which comes with the project)",
+    )
     parser.add_argument(
         "--input",
         type=Path,
@@ -55,10 +62,10 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--aligned",
-        type=Path,
         metavar="CHECKPOINT",
-        help="of an alignment, to flag formulas and patterns that contradict each other; "
-        "calibrate it first with `xxact report evidence`",
+        help="of an alignment, or a model, to flag formulas and patterns that contradict each "
+        "other; calibrate it first with `xxact report evidence` (with the project's own "
+        f"{PROPERTIES}: its own {ALIGNED})",
     )
     parser.add_argument(
         "--library",
@@ -119,6 +126,26 @@ def _read(
     return [row | {"formula": formula} if formula else row for row in rows], folder
 
 
+def _models(checkpoint: str | None, aligned: str | None) -> tuple[str | Path, str | Path | None]:
+    """The regression and the aligned model to take; says so where they are the project's own.
+
+    Raises:
+        ValueError: if none is named and none came with the project.
+    """
+    if checkpoint is not None:
+        return checkpoint, aligned
+    own = shipped(PROPERTIES)
+    if own is None:
+        raise ValueError(
+            f"--checkpoint: give a regression's; this copy of the project has no "
+            f"models/{PROPERTIES}"
+        )
+    beside = shipped(ALIGNED) if aligned is None else None
+    with_it = f" and models/{ALIGNED}" if beside else ""
+    print(f"with models/{PROPERTIES}{with_it}, which came with the project (README.md in them)\n")
+    return own, aligned or beside
+
+
 def main(args: Sequence[str]) -> int:
     """Run `xxact predict`."""
     given = _parser().parse_args(args)
@@ -132,12 +159,13 @@ def main(args: Sequence[str]) -> int:
             f"{given.input}: {len(table)} rows are too many to print (up to {PRINTED} are); name "
             "the table to write with --output FILE.csv"
         )
+    checkpoint, aligned = _models(given.checkpoint, given.aligned)
     predictor = Predictor(
-        given.checkpoint,
+        checkpoint,
         given.store,
         given.device,
         given.batch_size,
-        given.aligned,
+        aligned,
         options_from(given),
         folder,
         given.axis,

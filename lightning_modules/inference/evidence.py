@@ -8,7 +8,6 @@ What that detects is measured when it is calibrated: `experiments/assessment/evi
 Shapes: N pairs, K compositions of the bank, E element slots, L grid points, W embedding width.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,10 +23,12 @@ from datamodules.formula import parse_formula
 from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone.xrd import all_measured
+from lightning_modules.checkpoints.export import write_evidence
+from lightning_modules.checkpoints.places import DESCRIPTION, find, is_model
+from lightning_modules.checkpoints.whole import EVIDENCE, digest, read_description
 from lightning_modules.objectives.alignment import Alignment
 
 FORMAT_VERSION = 1
-SUFFIX = ".evidence.json"
 
 
 def pad_compositions(
@@ -69,7 +70,7 @@ class AlignedModel:
                 "composition and pattern; give one of lightning_modules.Contrastive or "
                 "MaskedContrastive"
             )
-        self.path, self.device = Path(checkpoint), torch.device(device)
+        self.path, self.device = find(checkpoint), torch.device(device)
         self.alignment = alignment.to(device)
         self.backbone = task.backbone.to(device)
         self.grid = task.grid
@@ -124,23 +125,31 @@ class Calibration:
     settings: dict[str, Any]
     format_version: int = FORMAT_VERSION
 
-    def save(self, path: Path) -> None:
-        """Writes a JSON file whole or not at all."""
-        replace_file(path, json.dumps(asdict(self), indent=1) + "\n")
+    def keep(self, checkpoint: Path) -> Path:
+        """Writes it beside a checkpoint, or into a model's description; returns the file."""
+        if is_model(checkpoint):
+            write_evidence(checkpoint, asdict(self))
+        else:
+            text = json.dumps(asdict(self), indent=1) + "\n"
+            replace_file(calibration_path(checkpoint), text.encode())
+        return calibration_path(checkpoint)
 
     @classmethod
     def load(cls, checkpoint: Path) -> "Calibration":
-        """The calibration that lies beside a checkpoint.
+        """The calibration that lies beside a checkpoint, or in a model's description.
 
         Raises:
             ValueError: if there is none, or it is of another checkpoint.
         """
         path = calibration_path(checkpoint)
         how = f"run `xxact report evidence --checkpoint {checkpoint} --store STORE`"
-        if not path.is_file():
+        if not path.is_file() or (
+            is_model(checkpoint) and "evidence" not in read_description(checkpoint)
+        ):
             raise ValueError(f"{checkpoint}: its similarity is not calibrated; {how}")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
+            data = data["evidence"] if is_model(checkpoint) else data
             if data["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {data['format_version']}")
             found = cls(**{f.name: data[f.name] for f in fields(cls)})
@@ -158,14 +167,10 @@ class Calibration:
 
 
 def calibration_path(checkpoint: Path) -> Path:
-    """Where the calibration of a checkpoint lies."""
-    return checkpoint.with_name(checkpoint.name + SUFFIX)
-
-
-def digest(path: Path) -> str:
-    """BLAKE2b of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """Where the calibration of a checkpoint or a model lies."""
+    if is_model(checkpoint):
+        return checkpoint.with_name(DESCRIPTION)
+    return checkpoint.with_name(checkpoint.name + EVIDENCE)
 
 
 class Judged(NamedTuple):
@@ -186,7 +191,7 @@ class Evidence:
     """Judges pairs of composition and pattern with a calibrated aligned model.
 
     Args:
-        checkpoint: Of an alignment, with its calibration beside it.
+        checkpoint: Of an alignment, with its calibration beside it; or a model.
         device: `cpu`, `cuda`, …
         allow_tasks: Other tasks that the checkpoint may name; see `checkpoints.load_task`.
 
@@ -200,7 +205,7 @@ class Evidence:
         device: str | torch.device = "cpu",
         allow_tasks: Collection[str] = (),
     ) -> None:
-        self.calibration = Calibration.load(Path(checkpoint))
+        self.calibration = Calibration.load(find(checkpoint))
         self.model = AlignedModel(checkpoint, device, allow_tasks)
         bank = [parse_formula(formula) for formula in self.calibration.bank]
         self._bank_KW = self.model.compositions(*pad_compositions(bank))

@@ -27,7 +27,6 @@ from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import (
     AlignedModel,
     Calibration,
-    calibration_path,
     digest,
     pad_compositions,
 )
@@ -170,12 +169,11 @@ def main(argv: Sequence[str]) -> int:
     augmentation = read_augmentation(given.augmentation) if given.augmentation else None
     result = calibrate(model, batches, augmentation, given.false_alarms, given.limit)
     result.settings = {
-        "stores": [str(store) for store in given.store],
+        "stores": [Path(store).name for store in given.store],
         "split": split.to_dict(),
         "augmentation": None if given.augmentation is None else str(given.augmentation),
     }
-    path = calibration_path(given.checkpoint)
-    result.save(path)
+    path = result.keep(model.path)
     print(f"{path}: scale of {len(result.scores)} sound pairs, bank of {len(result.bank)} formulas")
     sound = result.kinds["sound"]
     print(f"  sound pairs flagged  {sound['flagged']:.3f} of {sound['n']}")

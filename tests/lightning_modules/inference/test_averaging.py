@@ -11,7 +11,7 @@ import torch
 from datamodules.elements import SYMBOLS
 from lightning_modules.__main__ import main
 from lightning_modules.inference.averaging import average
-from lightning_modules.inference.evidence import Calibration, calibration_path, digest
+from lightning_modules.inference.evidence import Calibration, digest
 from lightning_modules.inference.prediction import Predictor
 from tests.factories import make_material, make_store
 from tests.measured import models
@@ -117,7 +117,7 @@ def test_a_pattern_that_an_aligned_model_knows_weighs_the_candidates(
     aligned = models.aligned(tmp_path / "aligned.ckpt")
     bank = [make_material(2 * i).formula for i in range(20)]
     scale = np.linspace(-8, 0, 99).tolist()
-    Calibration(digest(aligned), bank, scale, 0.05, {}, {}).save(calibration_path(aligned))
+    Calibration(digest(aligned), bank, scale, 0.05, {}, {}).keep(aligned)
     material = next(m for m in map(make_material, range(64)) if len(m.elements) == 2)
     symbols = ",".join(SYMBOLS[z] for z in material.elements)
     row = {"formula": symbols, "id": material.id}
