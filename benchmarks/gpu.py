@@ -174,6 +174,8 @@ class Bench:
 
     def _process(self, cells: list[Cell]) -> int:
         """Let one process measure cells; how many of them are settled."""
+        # The project need not be installed.
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
                 self.command,
@@ -182,6 +184,7 @@ class Bench:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
             assert process.stdin is not None
             process.stdin.write(json.dumps({"settings": self.settings, "cells": cells}))
@@ -289,6 +292,7 @@ def main() -> int:
         return 0
     store = args.store
     if store is None:
+        sys.path.append(str(ROOT))  # the project need not be installed
         from stream import make_store
 
         store = args.output / f"store-{256 if args.smoke else ROWS}"
