@@ -34,6 +34,7 @@ Many runs (each a `fit` of its own; killed ones continue when the command is giv
   report    polymorphs | robustness | evidence --checkpoint CHECKPOINT --store STORE …
 
 What there is:
+  runs      [FOLDER …] [--sort KEY] [--csv]    a table of all runs: state, changed keys, errors
   recipes                       recipes and overlays, with what they are for
   schema                        JSON schemas: editors complete and check recipes
   completion bash | zsh | fish  a script: TAB completes commands, flags, keys and recipes
@@ -53,6 +54,7 @@ COMMANDS = {
     "sweep": "lightning_modules.experiments.sweep.main",
     "study": "lightning_modules.experiments.study.main",
     "report": "lightning_modules.experiments.report.main",
+    "runs": "lightning_modules.overview.runs",
     "recipes": "lightning_modules.overview.recipes",
     "schema": "lightning_modules.overview.schema",
     "completion": "lightning_modules.overview.completion",
@@ -131,6 +133,10 @@ def main(args: Sequence[str] | None = None) -> int:
         what the system refuses, a full disk for example (told in one line); 130 when interrupted
         (Ctrl-C) and 143 when ended (SIGTERM).
     """
+    if sys.platform == "win32":
+        # Locks of runs and groups of processes are those of POSIX.
+        print("xxact: error: runs on Linux, macOS and WSL; use WSL on Windows", file=sys.stderr)
+        return 2
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")

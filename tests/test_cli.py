@@ -353,6 +353,17 @@ def test_help_lists_the_commands_and_an_unknown_one_is_refused(
     assert "no command 'fti'" in error_of(capsys, lambda: main(["fti"]))
 
 
+@pytest.mark.parametrize("command", [[], ["runs"], ["fit", "--config=x.yaml"], ["predict"]])
+def test_windows_is_told_what_to_use(command: list[str]) -> None:
+    code = (
+        "import sys; sys.platform = 'win32'; sys.modules['fcntl'] = None; "
+        f"from lightning_modules.__main__ import main; sys.exit(main({command}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "xxact: error: runs on Linux, macOS and WSL; use WSL on Windows\n"
+
+
 def test_an_error_of_ours_is_not_passed_off_as_the_users(
     fit: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,8 @@ from datamodules.io.arguments import ArgumentParser, parser_of, require
 from datamodules.io.files import replace_file
 from lightning_modules.experiments.report.main import OTHERS, STUDIES
 from lightning_modules.experiments.study.main import KINDS
-from lightning_modules.overview.schema import Schema, keys, recipe_schema
+from lightning_modules.overview.keys import Schema, keys
+from lightning_modules.overview.schema import recipe_schema
 
 #: Names under which shells look for the scripts.
 SCRIPTS = {"bash": "xxact.bash", "zsh": "_xxact", "fish": "xxact.fish"}

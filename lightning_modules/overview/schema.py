@@ -19,12 +19,11 @@ from datamodules.io.files import replace_file
 from lightning_modules.experiments.study.main import KINDS
 from lightning_modules.experiments.study.main import main as study
 from lightning_modules.experiments.sweep.main import main as sweep
+from lightning_modules.overview.keys import Schema, keys
 from lightning_modules.training.command_line import main as train
 
 FOLDER = Path("configs/schemas")
 RECIPE = "recipe"
-
-Schema = dict[str, Any]
 
 #: `${.backbone.width}` in place of a value.
 _REFERENCE: Schema = {"type": "string", "pattern": r"\$\{"}
@@ -186,56 +185,6 @@ def _lacks_text(node: Schema) -> bool:
         part == _REFERENCE or part.get("type") == "string" or "string" in part.get("type", [])
         for part in node["anyOf"]
     )
-
-
-def keys(schema: Schema) -> dict[str, Schema]:
-    """The keys of a recipe as flags and sweeps name them.
-
-    Args:
-        schema: What `recipe_schema` returned.
-
-    Returns:
-        The schema of each value by key, such as `model.optimizer.learning_rate`; the tasks' keys
-        together.
-    """
-    found: dict[str, Schema] = {}
-
-    def add(key: str, node: Schema) -> None:
-        known = found.get(key)
-        if known is None:
-            found[key] = node
-        elif node != known and node not in known.get("anyOf", []):
-            found[key] = {"anyOf": [known, node]}
-
-    def walk(node: Schema, name: str) -> None:
-        for key, value in node.get("properties", {}).items():
-            if key in ("$schema", "class_path", "dict_kwargs") or key.endswith("+"):
-                continue
-            if key == "init_args":
-                walk(value, name)
-                continue
-            full = f"{name}.{key}" if name else key
-            inner = _alternatives(value, schema["$defs"])
-            if any("properties" in part for part in inner):
-                if any("class_path" in part.get("properties", {}) for part in inner):
-                    add(full, value)
-                    inner = inner if full == "model" else []
-                for part in inner:
-                    walk(part, full)
-            else:
-                add(full, value)
-
-    walk(schema, "")
-    return found
-
-
-def _alternatives(node: Schema, definitions: dict[str, Schema]) -> list[Schema]:
-    """All that a value may be, references to definitions followed."""
-    if "$ref" in node:
-        return _alternatives(definitions[node["$ref"].rpartition("/")[2]], definitions)
-    if "anyOf" in node:
-        return [part for each in node["anyOf"] for part in _alternatives(each, definitions)]
-    return [node]
 
 
 def main(args: Sequence[str]) -> int:

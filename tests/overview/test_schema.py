@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from lightning_modules.__main__ import main
-from lightning_modules.overview.schema import RECIPE, keys
+from lightning_modules.overview.keys import keys
+from lightning_modules.overview.schema import RECIPE
 from tests.commands import RECIPES, ROOT
 
 jsonschema = pytest.importorskip("jsonschema", reason="pip install -e '.[dev]' brings it")
