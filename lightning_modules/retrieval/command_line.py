@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_modules.inference.command_line import PRINTED
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import AlignedModel
 from lightning_modules.inference.neighbours import ElementFilter, Library
+from lightning_modules.inference.neighbours.filters import parse_elements
 from lightning_modules.inference.table import is_scan, read_folder, read_table
 from lightning_modules.retrieval.confidence import OWN, Confidence
 from lightning_modules.retrieval.matching import Freedom
@@ -43,7 +45,7 @@ def main(args: Sequence[str]) -> int:
         if path is not None and path.exists():
             raise ValueError(f"{path}: exists already; delete it or choose another with {option}")
     options = options_from(given)
-    files = list(_scans(given.input, options, given.axis))
+    files = list(_scans(given, options, chosen))
     if output is None and len(files) > PRINTED:
         raise ValueError(
             f"{given.input}: {len(files)} scans are too many to print (up to {PRINTED} are); name "
@@ -71,7 +73,7 @@ def main(args: Sequence[str]) -> int:
         )
     if given.pictures is not None:
         given.pictures.mkdir(parents=True, exist_ok=True)
-    found, failed = _run(given, files, retriever, chosen, output)
+    found, failed = _run(given, files, retriever, output)
     where = "" if output is None else f"{output}: "
     print(f"{where}{found} of {len(files)} scans compared with {len(pool)} materials")
     if not found:
@@ -93,7 +95,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--input", type=Path, required=True,
         help="a scan, a folder of scans, or a CSV with a column pattern (files, relative to the "
-        "table) and perhaps wavelength",
+        "table) and perhaps wavelength and elements",
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=Path,
@@ -150,33 +152,48 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _scans(given: Path, options: Options, axis: str) -> Iterator[tuple[str, Path, Options, str]]:
-    """Name, file and options of each scan, and why a row of a table cannot be used."""
-    if given.is_dir():
-        for row in read_folder(given, with_formulas=False):
-            yield row["pattern"], given / row["pattern"], options, ""
-    elif not given.exists() or is_scan(given, axis):
-        yield given.name, given, options, ""
+@dataclass
+class _Asked:
+    """A scan that is asked about: its name and file, and what is known of it."""
+
+    name: str
+    path: Path
+    options: Options
+    chosen: ElementFilter
+    #: Why the table's row cannot be used.
+    reason: str = ""
+
+
+def _scans(given: Namespace, options: Options, chosen: ElementFilter) -> Iterator[_Asked]:
+    path: Path = given.input
+    if path.is_dir():
+        for row in read_folder(path, with_formulas=False):
+            yield _Asked(row["pattern"], path / row["pattern"], options, chosen)
+    elif not path.exists() or is_scan(path, given.axis):
+        yield _Asked(path.name, path, options, chosen)
     else:
-        table = read_table(given)
+        table = read_table(path)
         if "pattern" not in table[0]:
-            raise ValueError(f"{given}: has no column `pattern`; it names each scan's file")
+            raise ValueError(f"{path}: has no column `pattern`; it names each scan's file")
         for row in table:
             name = str(row["pattern"] or "").strip()
-            own, reason = options, "" if name else "the row has no pattern"
+            asked = _Asked(name, path.parent / name, options, chosen)
             try:
+                if not name:
+                    raise PatternError("the row has no pattern")
                 if wavelength := wavelength_of_row(row.get("wavelength")):
-                    own = replace(options, wavelength=wavelength)
+                    asked.options = replace(options, wavelength=wavelength)
+                if elements := str(row.get("elements") or "").strip():
+                    asked.chosen = replace(chosen, allowed=parse_elements(elements, "elements"))
             except ValueError as error:
-                reason = str(error)
-            yield name, given.parent / name, own, reason
+                asked.reason = str(error)
+            yield asked
 
 
 def _run(
-    given: Any,
-    files: Sequence[tuple[str, Path, Options, str]],
+    given: Namespace,
+    files: Sequence[_Asked],
     retriever: Retriever,
-    chosen: ElementFilter,
     output: Path | None,
 ) -> tuple[int, int]:
     """Answers scan by scan; what ends it early leaves those that were done.
@@ -189,13 +206,12 @@ def _run(
     written = None if output is None else _Table(output, (*COLUMNS, *labels))
     parts = None if given.phases is None else _Table(given.phases, PHASE_COLUMNS)
     with tqdm(total=len(files), unit=" scans", disable=len(files) <= PRINTED) as bar:
-        for name, path, options, reason in files:
+        for asked in files:
+            name = asked.name
             bar.update()
             try:
-                if reason:
-                    raise PatternError(f"{printable(name or str(given.input))}: {reason}")
-                answer = _answer(retriever, path, given, options, chosen)
-            except PatternError as error:
+                answer = _answer(retriever, asked, given)
+            except ValueError as error:
                 if len(files) == 1:
                     raise
                 failed += 1
@@ -246,14 +262,19 @@ class _Table:
                 raise
 
 
-def _answer(
-    retriever: Retriever, path: Path, given: Any, options: Options, chosen: ElementFilter
-) -> Answer:
-    scan = read_scan(path, given.axis)
+def _answer(retriever: Retriever, asked: _Asked, given: Namespace) -> Answer:
+    """What fits a scan.
+
+    Raises:
+        ValueError: naming the file, if it cannot be used, or no material has such elements.
+    """
+    if asked.reason:
+        raise ValueError(f"{asked.name or given.input}: {asked.reason}")
+    scan = read_scan(asked.path, given.axis)
     try:
-        return retriever(scan, options, given.top, chosen)
-    except PatternError as error:
-        raise PatternError(f"{path}: {error}") from None
+        return retriever(scan, asked.options, given.top, asked.chosen)
+    except ValueError as error:
+        raise ValueError(f"{asked.path}: {error}") from None
 
 
 def _rows(name: str, answer: Answer) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.elements import SYMBOLS
+from datamodules.formula import parse_formula
 from datamodules.measured import Options
 from datamodules.measured.wavelength import parse_wavelength
 from lightning_modules.__main__ import main
@@ -231,19 +233,28 @@ def test_a_folder_of_scans_gives_a_table_pictures_and_a_printed_answer(
     assert "exists already" in error
 
 
-def test_a_table_gives_each_scan_its_wavelength(
+def test_a_table_gives_each_scan_its_wavelength_and_elements(
     folder: Path, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = folder / "table.csv"
-    table.write_text("pattern,wavelength,note\na.xy,CuKa,first\nb.xy,,none given\n,CuKa,none\n")
+    allowed = ",".join(SYMBOLS[z] for z in make_material(31).elements)
+    table.write_text(
+        "pattern,wavelength,elements\n"
+        f"a.xy,CuKa,\nb.xy,,\n,CuKa,\na.xy,CuKa,Xx\na.xy,CuKa,Og\n"
+        f'a.xy,CuKa,"{allowed}"\n'
+    )
     output = folder / "matches.csv"
     command = ["retrieve", f"--library={store}", f"--input={table}", "--top=1"]
     assert main([*command, f"--output={output}"]) == 0
     rows = read(output)
-    assert [(row["file"], row["id"]) for row in rows] == [("a.xy", make_material(7).id)]
+    assert len(rows) == 2
+    assert (rows[0]["file"], rows[0]["id"]) == ("a.xy", make_material(7).id)
+    assert set(parse_formula(rows[1]["formula"])[0]) <= set(make_material(31).elements)
     said = capsys.readouterr().err
     assert "b.xy: the wavelength is unknown" in said
     assert "the row has no pattern" in said
+    assert "'Xx' is no element" in said
+    assert "none of the library's 60 materials" in said
 
 
 @pytest.mark.parametrize(
