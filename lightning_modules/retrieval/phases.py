@@ -22,9 +22,9 @@ def _weights(intensity: Tensor) -> Tensor:
 
 
 def scale(intensity: Tensor, phase: Tensor) -> float:
-    """Factor with which a phase fits a scan best (weighted least squares)."""
-    weight = _weights(intensity) * phase
-    return float((weight * intensity).sum() / (weight * phase).sum().clamp(min=1e-30))
+    """Factor with which a phase fits a scan best, by least squares of the square roots."""
+    product = (intensity.sqrt() * phase.sqrt()).sum()
+    return float((product / phase.sum().clamp(min=1e-30)).square())
 
 
 def share(intensity: Tensor, explained: Tensor) -> float:
