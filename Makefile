@@ -131,7 +131,7 @@ test-ddp: $(DEV) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
 
 test-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(DEV)) ## run the tests that need a GPU (GPU_PYTHON=…)
-	XXACT_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
+	XXACT_TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -n 4 -m gpu tests/gpu $(ARGS)
 
 bench-gpu: $(if $(filter file,$(origin GPU_PYTHON)),$(DEV)) ## measure everything on a GPU, in ten minutes (GPU_PYTHON=…)
 	$(GPU_PYTHON) benchmarks/gpu.py $(ARGS)

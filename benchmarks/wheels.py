@@ -34,8 +34,9 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-#: `make test-gpu` runs in pytest; the rest of the development extra is not needed there.
-TESTS = ("pytest>=8",)
+#: `make test-gpu` runs in pytest, several at once, since most of them compile; the rest of the
+#: development extra is not needed there.
+TESTS = ("pytest>=8", "pytest-xdist>=3.6")
 #: Published as source alone: built here, since pip must not build for another Python. Pure Python.
 SOURCE_ONLY = ("antlr4-python3-runtime==4.9.3",)
 #: What torch's own wheel requires (METADATA of 2.11), so that it is there.

@@ -12,12 +12,16 @@ import torch.distributed as dist
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
 from lightning_modules.checkpoints.export import export, load_exported
+from lightning_modules.inference.evidence import AlignedModel
+from lightning_modules.inference.neighbours import Library
 from lightning_modules.inference.prediction import Predictor
 from lightning_modules.objectives.distributed import gather_rows
 from lightning_modules.regression import Regression
+from lightning_modules.retrieval import Retriever
 from tests.commands import ROOT, SMALL
 from tests.ddp.launch import finish, start
 from tests.factories import make_material, make_store
+from tests.lightning_modules.retrieval import scans
 
 pytestmark = pytest.mark.gpu
 
@@ -99,6 +103,27 @@ def test_a_backbone_trained_on_the_device_is_exported(
     trained = checkpoints.load_task(run / "checkpoints/last.ckpt").backbone
     for name, value in trained.state_dict().items():
         assert torch.equal(exported.state_dict()[name], value), name
+
+
+def test_retrieval_on_the_device_is_the_cpus(
+    device: torch.device, store: Path, tmp_path: Path
+) -> None:
+    assert main(words(device, store, tmp_path / "aligned", "pretrain_contrastive")) == 0
+    checkpoint = tmp_path / "aligned/checkpoints/last.ckpt"
+    scan = scans.scan((7, 1.0), strain=0.006, shift=-0.06)
+    answers = []
+    for name in (device, torch.device("cpu")):
+        model = AlignedModel(checkpoint, name)
+        library = Library(store, model, index=tmp_path / f"{name.type}.index")
+        by_lines, by_vectors = (
+            Retriever(library, everything=rows, candidates=50, device=name) for rows in (10**6, 1)
+        )
+        answers.append(by_lines(scan, top=3))
+        by_vectors(scan, top=3)
+    got, expected = answers
+    assert got.matches[0].known.id == expected.matches[0].known.id == make_material(7).id
+    for one, other in zip(got.matches, expected.matches, strict=True):
+        assert one.score == pytest.approx(other.score, abs=2e-3)
 
 
 def _losses(run: Path) -> list[float]:

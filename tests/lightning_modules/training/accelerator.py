@@ -25,6 +25,17 @@ READING = frozenset(
     | {"_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive"}
     | {"bincount", "histc", "allclose"}
 )
+#: On a GPU they refuse a deterministic run, from which a run resumes to the bit. Source: torch's
+#: documentation of `use_deterministic_algorithms`.
+NOT_DETERMINISTIC = frozenset(
+    {"cumsum", "bincount", "histc", "kthvalue", "median", "nanmedian", "put", "put_"}
+    | {"scatter_reduce", "index_reduce", "nll_loss2d_forward", "_ctc_loss_backward"}
+    | {"grid_sampler_2d_backward", "max_unpool2d", "max_pool3d_with_indices_backward"}
+    | {"reflection_pad1d_backward", "replication_pad1d_backward", "_embedding_bag_dense_backward"}
+    | {"upsample_linear1d_backward", "upsample_bilinear2d_backward"}
+    | {"adaptive_avg_pool2d_backward", "_adaptive_avg_pool2d_backward"}
+    | {"adaptive_max_pool2d_backward", "avg_pool3d_backward"}
+)
 #: They start no kernel.
 FREE = frozenset(
     {"detach", "alias", "_unsafe_view", "split", "split_with_sizes", "unbind", "chunk", "set_"}

@@ -32,6 +32,7 @@ from tests.lightning_modules.batches import GRID
 from tests.lightning_modules.tasks import EVERY_OPTION, TASKS, make_task, task_batch
 from tests.lightning_modules.training.accelerator import (
     DEVICE,
+    NOT_DETERMINISTIC,
     Waits,
     move,
     on_fake_device,
@@ -89,11 +90,12 @@ def test_no_step_reads_a_value_or_starts_a_kernel_for_each_weight(
     with Waits() as forward:
         loss = task.training_step(batch, 0)
     assert isinstance(loss, Tensor)
-    with Waits():
+    with Waits() as backward:
         loss.backward()
     with Waits() as update, torch.no_grad():
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0, foreach=True)
         optimizer.step()
+    assert not (forward.counts | backward.counts | update.counts).keys() & NOT_DETERMINISTIC
     assert forward.n <= FORWARD[name], forward.counts
     assert update.n <= 20, update.counts
 
@@ -158,8 +160,9 @@ def test_the_bar_shows_the_training_loss() -> None:
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_rendering_reads_no_value(augment: bool) -> None:
-    with Waits():
+    with Waits() as waits:
         full_renderer()(ragged_batch(), augment=augment)
+    assert not waits.counts.keys() & NOT_DETERMINISTIC
 
 
 @pytest.mark.parametrize(
