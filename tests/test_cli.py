@@ -28,6 +28,8 @@ PAIRS = [
     *((r, o) for r in RECIPES for o in overlays("augmentation", "data", "model", "trainer")),
     *((ROOT / "configs/pretrain_mxm.yaml", o) for o in overlays("logger")),
     *((ROOT / "configs/regression.yaml", o) for o in overlays("modality", "targets", "finetuning")),
+    (ROOT / "configs/pretrain_contrastive.yaml", ROOT / "configs/models/aligned.yaml"),
+    (ROOT / "configs/regression.yaml", ROOT / "configs/models/properties.yaml"),
 ]
 
 
