@@ -44,13 +44,18 @@ class PlainTransformer(nn.Module):
 
     def forward(self, elements: Tensor, fractions: Tensor) -> Tensor:
         """Standardised values, (B,)."""
+        value: Tensor = self.head(self.vector(elements, fractions))
+        return value[:, 0]
+
+    def vector(self, elements: Tensor, fractions: Tensor) -> Tensor:
+        """What the head reads, (B, WIDTH)."""
         numbers = torch.stack((fractions * 3, (fractions + 1e-3).log() / 3), dim=-1)
         tokens = self.element(elements) + self.fraction(numbers)
         tokens = torch.cat((self.summary.expand(len(tokens), 1, -1), tokens), dim=1)
         padding = torch.cat((torch.zeros_like(elements[:, :1]), elements), dim=1) == 0
         padding[:, 0] = False
-        value: Tensor = self.head(self.encoder(tokens, src_key_padding_mask=padding)[:, 0])
-        return value[:, 0]
+        summary: Tensor = self.encoder(tokens, src_key_padding_mask=padding)[:, 0]
+        return summary
 
 
 def compositions(data: XRDDataModule) -> tuple[Tensor, Tensor]:
