@@ -207,8 +207,8 @@ def test_what_is_no_command_is_found(capsys: pytest.CaptureFixture[str]) -> None
     ):
         for fragment in (False, True):
             assert reason in str(trouble(shlex.split(line), fragment, capsys)), line
-    lacking = shlex.split("xxact predict --formula NaCl")
-    assert "required: --checkpoint" in str(trouble(lacking, False, capsys))
+    lacking = shlex.split("xxact prepare cif FOLDER")
+    assert "required: --output" in str(trouble(lacking, False, capsys))
     assert trouble(lacking, True, capsys) is None
 
 
