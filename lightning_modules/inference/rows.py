@@ -143,7 +143,9 @@ class RowReader:
             str(row.given.get(key) or "").strip() for key in ("formula", "id", "pattern")
         )
         if row.given.pop(SURPLUS, None):
-            raise ValueError("the row has more fields than the table has columns")
+            raise ValueError(
+                "the row has more fields than the table has columns; quote what has commas in it"
+            )
         if not (formula or name or file):
             raise ValueError("neither a formula nor an id nor a pattern")
         if name and file:

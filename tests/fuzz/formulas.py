@@ -1,4 +1,4 @@
-"""Formulas of a table's field: read, or refused in one line."""
+"""Formulas and other compositions of a table's field: read, or refused in one line."""
 
 import random
 from collections.abc import Iterator
@@ -6,16 +6,26 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.formula import parse_formula
+from datamodules.composition import Stated, candidates_of, parse_composition
 from tests.fuzz.mutation import NUMBERS, WORDS
 
 _SOUND = (
     *("CaSO4.2H2O", "CuSO4·5H2O", "Pb(Mg1/3Nb2/3)O3", "La0.7Sr0.3MnO3", "Fe₂O₃", "K4[Fe(CN)6]"),
     *("3CaO.Al2O3.6H2O", "Fe³⁺₂O₃", "FeCl3 6H2O", "CaSO4·2½H2O", "Na2CO3.2Na2SO4", "D2O"),
+    *(
+        "Fe,O",
+        "Ba-Ti-O",
+        "Fe 55±2, O 45±2 wt%",
+        "Fe 69,9(5); O 30,1(5) at.%",
+        "W 50 +/- 1 C bal mol%",
+    ),
+    *("W 50 +/- 1 C bal mol%", "Fe2O3 72±1, SiO2 28±1 wt%", "S 0±0.5, Fe 40.0, O 60.0 at%"),
+    "wt%: Cr 18±1 Ni 8(1) Fe rest",
 )
 _PIECES = (
     *("(", ")", "[", "}", ".", "..", "·", " ", "*", "x", "/", "1/0", "½", "⅓", "²", "⁺", "₀", "٣"),
     *("Ⅲ", "(II)", "^{2+}", "_{", "<sub>", "H2O", "0.5", "é", "e9", "((" * 600, "1" * 70, "\ud800"),
+    *("±", "+/-", "(2)", "%", "wt%", "at%", "bal", ", ", ";", "-", "100", "5.5", "Fe", "O 45±2"),
     *(*NUMBERS, *WORDS),
 )
 
@@ -34,17 +44,26 @@ def mutants(seed: int, n: int) -> Iterator[tuple[str, bytes]]:
 
 
 def check(path: Path) -> str:
-    """Parse a file of one formula; what is read must be a composition."""
+    """Parse a file of one composition; what is read must be one, or several with weights."""
     text = path.read_bytes().decode("utf-8", "surrogatepass")
     try:
-        elements, fractions = parse_formula(text)
+        known = parse_composition(text)
+        allowed = candidates_of(known) if isinstance(known, Stated) else None
     except ValueError as error:
-        if len(str(error).splitlines()) != 1 or not str(error).startswith("formula "):
-            raise AssertionError(str(error)[:500]) from error
+        said = str(error)
+        if len(said.splitlines()) != 1 or not said.startswith(("formula ", "composition ")):
+            raise AssertionError(said[:500]) from error
         return "refused"
-    assert len(elements) == len(fractions) > 0
+    if allowed is None:
+        assert not isinstance(known, Stated)
+        elements, fractions = known
+        assert (fractions > 0).all()
+    else:
+        elements, fractions = allowed.elements, allowed.fractions
+        assert abs(allowed.weights.sum() - 1.0) < 1e-9
+        assert (fractions >= 0).all()
+    assert fractions.shape[-1] == len(elements) > 0
     assert (np.diff(elements.astype(int)) > 0).all()
     assert np.isfinite(fractions).all()
-    assert (fractions > 0).all()
-    assert abs(float(fractions.sum()) - 1.0) < 1e-5
-    return "read"
+    assert np.abs(fractions.sum(axis=-1) - 1.0).max() < 1e-5
+    return "read" if allowed is None else "several"
