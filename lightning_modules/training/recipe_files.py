@@ -12,6 +12,12 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: No recipe is as long, or as deep.
 _MAX_BYTES, _MAX_DEPTH = 1_000_000, 50
 
+#: What files were called before.
+_RENAMED = {
+    "configs/pretrain_both.yaml": "configs/pretrain_masked_contrastive.yaml",
+    "modality/both.yaml": "configs/modality/fused_only.yaml",
+}
+
 
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML file.
@@ -28,7 +34,9 @@ def read_yaml(path: str | Path) -> Any:
             raise ValueError(f"{path}: {size} bytes are no recipe (at most {_MAX_BYTES})")
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        renamed = _RENAMED.get("/".join(Path(path).parts[-2:]))
+        mend = f"; it is called {renamed} now" if renamed and not Path(path).exists() else ""
+        raise ValueError(f"{path}: cannot be read ({error.strerror}){mend}") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

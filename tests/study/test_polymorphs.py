@@ -13,6 +13,8 @@ from datamodules.store.splits import SplitConfig
 from datamodules.store.store import Material
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
+from lightning_modules.regression import Regression
+from tests.commands import error_of
 from tests.factories import make_material, make_store
 from tests.measured import models
 
@@ -152,3 +154,21 @@ def test_whoever_reads_the_cell_from_the_pattern_ranks_rightly(
     both = [row for row in rows if row["given"] == "both"]
     assert {row["pairs"] for row in both} == {1.0}
     assert all(row["within_mae"] < 1e-6 < row["shuffled_gap"] for row in both)
+
+
+class Own(Regression):
+    """A user's task."""
+
+
+def test_a_task_of_the_users_own_is_judged_when_it_is_named(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Own(("formation_energy",), models.SMALL, models.GRID)
+    task.targets.units = ["eV/atom"]
+    checkpoint = models.save(task, tmp_path / "runs/own/checkpoints/last.ckpt", SplitConfig())
+    command = ["report", "polymorphs", f"--checkpoint={checkpoint}", f"--store={store}",
+               f"--output={tmp_path / 'out'}", "--split=all", "--limit=12"]  # fmt: skip
+    named = f"--allow-task={__name__}.Own"
+    assert named.replace("=", " ") in error_of(capsys, lambda: main(command))
+    assert main([*command, named]) == 0
+    assert (tmp_path / "out/numbers.json").is_file()

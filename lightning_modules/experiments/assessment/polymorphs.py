@@ -37,6 +37,7 @@ from lightning_modules.metrics.within import (
     ranked_rightly,
     within_formulas,
 )
+from lightning_modules.regression import Regression
 
 ALL = "all"
 #: What rows of the training split are called where all rows are judged, and what the others are.
@@ -92,18 +93,17 @@ def choose_rows(batches: SplitBatches, split: str, limit: int | None) -> np.ndar
 
 @torch.no_grad()
 def judge(
-    name: str, path: str, batches: SplitBatches, rows: np.ndarray, chosen: dict[str, float]
+    name: str, task: Regression, batches: SplitBatches, rows: np.ndarray, chosen: dict[str, float]
 ) -> Judged:
     """Predict rows in every mode of a model.
 
     Args:
         name: The model's name.
-        path: Its checkpoint.
+        task: The model.
         batches: The stores.
         rows: Rows to predict.
         chosen: Tolerances by target, in place of the model's own.
     """
-    task, _ = load_regression(path)
     task.to(batches.device)
     predictions = Predictions().to(batches.device)
     for batch in batches.batches(rows):
@@ -254,6 +254,7 @@ def make(
     limit: int | None,
     tolerances: dict[str, float],
     device: torch.device,
+    allow_tasks: Sequence[str] = (),
 ) -> tuple[Report, list[dict[str, Any]]]:
     """The report, and the table of pairs.
 
@@ -264,6 +265,7 @@ def make(
         limit: Structures at most; whole formulas.
         tolerances: By target, in place of the models' own.
         device: Where to predict.
+        allow_tasks: Other tasks that checkpoints may name; see `checkpoints.load_task`.
 
     Raises:
         ValueError: if models and stores do not fit each other, or nothing is left to judge.
@@ -272,13 +274,13 @@ def make(
     judged: list[Judged] = []
     rows: np.ndarray | None = None
     for name, path in models.items():
-        task, peaks = load_regression(path)
+        task, peaks = load_regression(path, allow_tasks)
         batches = SplitBatches(
             stores, task.grid, peaks, config, task.targets.names, device, any_target=True
         )
         check_units(path, task, batches.collection)
         rows = choose_rows(batches, split, limit) if rows is None else rows
-        judged.append(judge(name, path, batches, rows, tolerances))
+        judged.append(judge(name, task, batches, rows, tolerances))
     known = {target for model in judged for target in model.targets}
     if unknown := sorted(tolerances.keys() - known):
         raise ValueError(
@@ -377,13 +379,16 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--limit", type=int, help="structures at most; whole formulas")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_allow_task()
     given = parser.parse_args(argv)
     if given.limit is not None and given.limit < 2:
         raise ValueError(f"--limit {given.limit}: must be at least 2")
     check_output(given.output)
     models, tolerances = named_checkpoints(given.checkpoint), _tolerances(given.tolerance)
     device = choose_device(given.device)
-    report, pairs = make(models, given.store, given.split, given.limit, tolerances, device)
+    report, pairs = make(
+        models, given.store, given.split, given.limit, tolerances, device, given.allow_task
+    )
     written = report.write(given.output)
     replace_table(given.output / PAIRS, pairs)
     print(written[0].read_text(encoding="utf-8"))

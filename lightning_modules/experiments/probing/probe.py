@@ -133,8 +133,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--target", action="append", default=[])
     parser.add_argument("--map-materials", type=int, default=1000)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_allow_task()
     given = parser.parse_args(args)
-    encoder = Encoder(given.checkpoint, given.weights, given.seed)
+    encoder = Encoder(given.checkpoint, given.weights, given.seed, given.allow_task)
     found = probe(encoder, given.store, given.target, given.map_materials, given.seed)
     write_json(given.output, found)
     return 0

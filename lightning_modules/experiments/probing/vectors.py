@@ -51,10 +51,13 @@ class Encoder:
         weights: `checkpoint`, `untrained` (the same backbone with new random weights) or `inputs`
             (no backbone: atomic fractions, and means of the pattern over patches).
         seed: Of the random weights.
+        allow_tasks: Other tasks that the checkpoint may name; see `checkpoints.load_task`.
     """
 
-    def __init__(self, checkpoint: Path, weights: str, seed: int = 0) -> None:
-        task = checkpoints.load_task(checkpoint)
+    def __init__(
+        self, checkpoint: Path, weights: str, seed: int = 0, allow_tasks: Sequence[str] = ()
+    ) -> None:
+        task = checkpoints.load_task(checkpoint, allow_tasks)
         self.grid: Grid = task.grid
         self.backbone: Backbone = task.backbone
         self.alignment: Alignment | None = getattr(task, "alignment", None)

@@ -59,3 +59,20 @@ def test_it_is_told_with_file_and_key(
     if "must lie between 1 and" not in expected:
         assert message.startswith(f"xxact: error: {overlay}: "), message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("configs/pretrain_both.yaml", "configs/pretrain_masked_contrastive.yaml"),
+        ("configs/modality/both.yaml", "configs/modality/fused_only.yaml"),
+    ],
+)
+def test_an_old_name_of_a_recipe_leads_to_the_new_one(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (ROOT / new).is_file()
+    for path in (old, str(ROOT / old)):
+        message = error_of(capsys, lambda path=path: main(["fit", f"--config={path}"]))
+        assert f"{path}: cannot be read" in message
+        assert message.endswith(f"it is called {new} now")
