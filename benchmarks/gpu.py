@@ -191,7 +191,7 @@ class Bench:
             process.stdin.close()
             lines: queue.Queue[str | None] = queue.Queue()
             threading.Thread(target=_read, args=(process, lines), daemon=True).start()
-            settled, reason = 0, ""
+            settled, reason, about = 0, "", None
             try:
                 about = self._next(lines)
                 if about is not None:
@@ -210,6 +210,8 @@ class Bench:
                 errors.seek(0)
                 said = errors.read().strip().splitlines() or ["said nothing"]
                 text = reason or f"the process ended ({process.returncode}): {said[-1][:300]}"
+                if about is None and not self.found:
+                    raise SystemExit(f"device {self.settings['device']} does not work: {text}")
                 self._keep(cells[settled], {"status": "failed", "error": text})
                 settled += 1
             return settled

@@ -76,6 +76,13 @@ def test_the_time_is_kept_and_the_same_command_goes_on(tmp_path: Path) -> None:
     assert statuses(tmp_path) == ["measured"] * 3
 
 
+def test_without_a_device_it_ends_at_once(tmp_path: Path) -> None:
+    absent = bench(tmp_path)
+    absent.command = [sys.executable, "-c", "raise RuntimeError('no card')"]
+    with pytest.raises(SystemExit, match=r"device card does not work: .* no card"):
+        absent.run([cell(0), cell(1)])
+
+
 def test_figures_of_another_card_are_not_mixed_in(tmp_path: Path) -> None:
     bench(tmp_path).run([cell(0)])
     bench(tmp_path, device="another").run([cell(1)])
