@@ -61,6 +61,7 @@ def _parser() -> ArgumentParser:
     )
     _add_download_options(kind)
     kind.add_argument("--cif-column")
+    kind.add_argument("--formula-column", help="states the composition; compared with the atoms")
     _add_label_options(kind, "of the rows")
     kind.set_defaults(source=_csv)
 
@@ -129,7 +130,8 @@ def _csv(arguments: argparse.Namespace) -> Source:
     if bool(arguments.files) == bool(arguments.download):
         raise SourceError(f"csv: name either files or --download {' or '.join(_DOWNLOADS_CSV)}")
     if name := arguments.download:
-        if arguments.targets or arguments.id_column or arguments.cif_column:
+        named = (arguments.id_column, arguments.cif_column, arguments.formula_column)
+        if arguments.targets or any(named):
             raise SourceError(
                 f"--download {name}: knows its columns; leave out --targets and others"
             )
@@ -141,6 +143,7 @@ def _csv(arguments: argparse.Namespace) -> Source:
         labels=parse_targets(arguments.targets),
         id_column=arguments.id_column,
         cif_column=arguments.cif_column,
+        formula_column=arguments.formula_column,
         licence_note=arguments.licence,
         citation_note=arguments.citation,
     )

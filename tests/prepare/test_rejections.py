@@ -127,6 +127,21 @@ def test_a_table_that_contradicts_its_structure(
     assert Store(store).manifest.notes == {"stated formula not understood": 1}
 
 
+def test_another_column_may_state_the_formula(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [["a", "NaCl", "KCl", cif_text(ROCK_SALT)], ["b", "KCl", "NaCl", cif_text(ROCK_SALT)]]
+    path = write_csv(tmp_path / "a.csv", rows, ["id", "formula", "composition", "cif"])
+    store = tmp_path / "store"
+    command = ["csv", str(path), "--workers", "1", "--quiet", "--output"]
+    assert main([*command, str(store), "--formula-column", "composition"]) == 0
+    [rejected] = lines(store / REJECTED)
+    assert rejected["id"] == "a"
+    assert "column composition is KCl, the atoms are Na4 Cl4" in rejected["detail"]
+    assert main([*command, str(tmp_path / "t"), "--formula-column", "nothing"]) == 2
+    assert "no column 'nothing'" in capsys.readouterr().err
+
+
 def test_alexandria_entries_that_contradict_themselves(tmp_path: Path) -> None:
     structure = random_structure(1, 3)
     good = alexandria_entry("good", structure, formula=structure.composition.reduced_formula)

@@ -44,15 +44,21 @@ class CsvSource(LabelledSource):
     Attributes:
         files: The files in their order.
         cif_column: Column of CIF text; found by its usual names if None.
+        formula_column: Column that states the composition, which is compared with the atoms; the
+            first of the usual names that is there if None.
     """
 
     files: tuple[Path, ...]
     cif_column: str | None = None
+    formula_column: str | None = None
     name = "csv"
 
     def options(self) -> dict[str, Any]:
         """The columns that are read."""
-        return {**super().options(), "cif_column": self.cif_column}
+        options = {**super().options(), "cif_column": self.cif_column}
+        if self.formula_column is not None:  # older stores know no such option
+            options["formula_column"] = self.formula_column
+        return options
 
     def parts(self) -> list[Part]:
         """The files; every header is checked before anything is read.
@@ -78,8 +84,7 @@ class CsvSource(LabelledSource):
         with open_compressed(path, progress) as stream:
             rows = read_rows(stream, path)
             header = _header(rows)
-            id_at, cif_at, label_at = self._columns(header, part.name)
-            stating = [i for i, name in enumerate(header) if name in FORMULA_COLUMNS][:1]
+            id_at, cif_at, label_at, stating = self._columns(header, part.name)
             wanted = [id_at, cif_at, *label_at, *stating]
             for _, row in rows:
                 row += [""] * (max(wanted) + 1 - len(row))
@@ -110,7 +115,7 @@ class CsvSource(LabelledSource):
         """The row's identifier."""
         return record[0] or None
 
-    def _columns(self, header: list[str], file: str) -> tuple[int, int, list[int]]:
+    def _columns(self, header: list[str], file: str) -> tuple[int, int, list[int], list[int]]:
         def find(given: str | None, usual: tuple[str, ...], option: str) -> int:
             if given is None:
                 found = [name for name in usual if name in header]
@@ -130,6 +135,9 @@ class CsvSource(LabelledSource):
             find(self.id_column, ID_COLUMNS, "--id-column"),
             find(self.cif_column, CIF_COLUMNS, "--cif-column"),
             [find(target.column, (), "--targets") for target in self.labels],
+            [i for i, name in enumerate(header) if name in FORMULA_COLUMNS][:1]
+            if self.formula_column is None
+            else [find(self.formula_column, (), "--formula-column")],
         )
 
 
