@@ -67,27 +67,31 @@ class Candidates:
         )
 
     def told(self, weights: np.ndarray, most: int = 3) -> str:
-        """The heaviest candidates in words.
+        """The heaviest formulas in words, or the average of the draws.
 
         Args:
             weights: (K,), sum 1; others than those of the statement where more is known.
-            most: Candidates that are named.
+            most: Formulas that are named.
         """
-        if self.amounts is None and np.ptp(weights) < 1e-12:
-            return f"{len(self)} draws from the errors"
+        if self.amounts is None:
+            mean = 100.0 * weights @ self.fractions
+            shares = " ".join(f"{SYMBOLS[self.elements[i]]} {mean[i]:.1f}" for i in self.order)
+            return f"{len(self)} draws from the errors, on average {shares} at%"
         heaviest = np.argsort(-weights, kind="stable")[:most]
         named = ", ".join(f"{self.formula(i)} {100 * weights[i]:.0f} %" for i in heaviest)
-        what = "formulas" if self.amounts is not None else "draws from the errors"
-        return f"{named} of {len(self)} {what}"
+        return f"{named} of {len(self)} formulas"
 
     def formula(self, number: int | np.integer) -> str:
-        """The formula of a candidate, or its atomic percentages."""
-        names = [SYMBOLS[z] for z in self.elements]
-        if self.amounts is None:
-            shares = 100.0 * self.fractions[number]
-            return " ".join(f"{names[i]}{shares[i]:.3g}" for i in self.order)
+        """The formula of a candidate, in the order in which its elements were given.
+
+        Args:
+            number: Which one; there must be `amounts`.
+        """
+        assert self.amounts is not None
         amounts = self.amounts[number]
-        return "".join(f"{names[i]}{amounts[i] if amounts[i] > 1 else ''}" for i in self.order)
+        return "".join(
+            f"{SYMBOLS[self.elements[i]]}{amounts[i] if amounts[i] > 1 else ''}" for i in self.order
+        )
 
 
 def candidates_of(stated: Stated) -> Candidates:

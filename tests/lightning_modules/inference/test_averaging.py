@@ -93,7 +93,7 @@ def test_errors_make_the_interval_wider_and_are_told(checkpoint: Path) -> None:
     width = [row["formation_energy_high"] - row["formation_energy_low"] for row in rows]
     assert width[1] > width[0]
     assert sharp["candidates"] is None
-    assert drawn["candidates"] == "65 draws from the errors"
+    assert drawn["candidates"] == "65 draws from the errors, on average Fe 40.0 O 60.0 at%"
     assert elements["candidates"].startswith("FeO ")
 
 
@@ -150,4 +150,4 @@ def test_tables_and_flags_take_every_notation(
     assert rows[1]["formation_energy_predicted"] == rows[2]["formation_energy_predicted"]
     capsys.readouterr()
     assert main([*command, "--formula=Fe 55±2, O 45±2 wt%"]) == 0
-    assert "averaged over 65 draws from the errors" in capsys.readouterr().out
+    assert "averaged over 65 draws from the errors, on average Fe " in capsys.readouterr().out

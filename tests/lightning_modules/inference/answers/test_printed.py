@@ -48,6 +48,12 @@ def test_an_answer_has_its_interval_and_what_each_modality_alone_says() -> None:
     assert figures == "gap 2.12 eV 1.90 to 2.34 2.00 (1.50 to 2.50) 3.00 (unbounded)"
     assert lines[4].endswith("of sound pairs 63 % fit no better")
     assert lines[5:] == ["  warning: only 25.1° were measured", "  warning: automatic slit"]
+    # The answers of several properties end where the others do.
+    larger = {name.replace("gap", "modulus"): value for name, value in ROW.items()} | {
+        "modulus_predicted": 212.34
+    }
+    two = describe(ROW | larger, {"gap": "eV", "modulus": "GPa"}, 0.9, 120).splitlines()
+    assert two[3].index("2.12 eV") + 4 == two[4].index("212.34 GPa") + 6
     # Headings stand above what they head.
     for heading, cell in (("90 % interval", "1.90 to"), ("composition alone", "2.00 (")):
         assert lines[2].index(heading) == lines[3].index(cell)
