@@ -16,6 +16,7 @@ from datamodules.io.arguments import ArgumentParser, printable
 from datamodules.measured import Options, PatternError, read_scan
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.wavelength import wavelength_of_row
+from lightning_modules.checkpoints.places import shipped
 from lightning_modules.inference.command_line import PRINTED
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import AlignedModel
@@ -29,8 +30,6 @@ from lightning_modules.retrieval.retriever import EVERYTHING, Answer, Phase, Ret
 
 COLUMNS = ("file", "rank", "id", "formula", "score", "confident")
 PHASE_COLUMNS = ("file", "phase", "id", "formula", "share", "score")
-#: The models that came with the clone, from where the program lies.
-SHIPPED = Path(__file__).parents[2] / "models" / "aligned"
 
 
 def main(args: Sequence[str]) -> int:
@@ -52,7 +51,7 @@ def main(args: Sequence[str]) -> int:
             "the table to write with --output FILE.csv"
         )
     device = choose_device(given.device)
-    checkpoint = given.checkpoint or (SHIPPED if SHIPPED.exists() else None)
+    checkpoint = given.checkpoint or shipped("aligned")
     model = None if checkpoint is None else AlignedModel(checkpoint, device, given.allow_task)
     library = Library(given.library, model, given.index)
     retriever = Retriever(
@@ -99,8 +98,9 @@ def _parser() -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=Path,
-        help="of an alignment, whose vectors choose the candidates in large libraries (default: "
-        "models/aligned if it is there; none is needed)",
+        help="an aligned model (a run's checkpoint, a folder, a name in models/, hf://…), whose "
+        "vectors choose the candidates in large libraries (default: models/aligned if it is "
+        "there; none is needed)",
     )  # fmt: skip
     parser.add_argument(
         "--index", type=Path, metavar="FILE",
