@@ -66,7 +66,7 @@ def main(args: Sequence[str]) -> int:
     if model is None and len(pool) > EVERYTHING:
         print(
             f"xxact: {len(pool)} materials are compared line by line, about "
-            f"{len(pool) / 10_000:.0f} s a scan; an aligned model (--checkpoint) chooses the best "
+            f"{len(pool) / 20_000:.0f} s a scan; an aligned model (--checkpoint) chooses the best "
             "thousand first",
             file=sys.stderr,
         )
