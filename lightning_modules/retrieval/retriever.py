@@ -31,6 +31,8 @@ from lightning_modules.retrieval.matching import Fits, Freedom, Matcher, Profile
 #: Libraries up to this are compared line by line as a whole: 0.05 ms a row, where vectors lose some
 #: of the materials (docs/results.md).
 EVERYTHING = 100_000
+#: Share of scans of one phase that may be given a second one.
+SECOND_LEVEL = 0.05
 #: Degrees: the step of the grid on which scans are compared, unless the model's is finer.
 _STEP = 0.02
 #: Width to which `convert` widens lines at least: none is narrower.
@@ -284,7 +286,7 @@ class Retriever:
         if second is None:
             return alone
         fit, gain, (a, b) = second
-        if self.confidence.single_share(gain) > self.false_confident:
+        if self.confidence.single_share(gain) > SECOND_LEVEL:
             return alone
         two = self.matcher.placed(profile, fit)[0]
         known = self.library.known(fit.rows.tolist())[0]
