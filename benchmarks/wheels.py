@@ -29,6 +29,7 @@ from email.parser import Parser
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
@@ -150,7 +151,7 @@ def check(
     }
     asked = [(Requirement(line), "xxact") for line in requirements]
     asked += [(need, wheel.name) for wheel in kept for need in requirements_of(wheel)]
-    needs_there = set()
+    needs_there: dict[str, SpecifierSet] = {}
     for need, by in asked:
         if need.marker is not None and not need.marker.evaluate(environment):
             continue
@@ -161,12 +162,12 @@ def check(
         elif name in have or name in WITH_TORCH:
             version = have.get(name)
             if version is None:
-                needs_there.add(f"{name}{need.specifier}")
+                needs_there[name] = needs_there.get(name, SpecifierSet()) & need.specifier
             elif not need.specifier.contains(version, prereleases=True):
                 missing.append(f"{need} ({by}): {version} is there")
         else:
             missing.append(f"{need} ({by}): nowhere")
-    return sorted(needs_there), missing
+    return sorted(f"{name}{specifier}" for name, specifier in needs_there.items()), missing
 
 
 def main() -> int:
@@ -208,7 +209,7 @@ def main() -> int:
         print(f"{wheel.stat().st_size / 2**20:7.2f} MiB  {wheel.name}")
     print(f"{len(kept)} wheels, {size:.0f} MiB, in {args.output}")
     if needs_there:
-        print("the machine's own packages must be " + ", ".join(needs_there))
+        print("the machine's own packages must be " + "; ".join(needs_there))
     for line in missing:
         print(f"missing: {line}", file=sys.stderr)
     return int(bool(missing))
