@@ -41,6 +41,8 @@ def moved(text: str) -> str:
     """A file of the root as a page beside those of docs/: its links lead where they led."""
     for name, page in NEIGHBOURS.items():
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}(?=[)#])", f"]({page}", text)
+    # Notebooks are no pages: their names stay, without a link.
+    text = re.sub(r"\[([^]]+)\]\((?:\.\./)?notebooks/[^)]*\)", r"`\1`", text)
     return re.sub(r"\]\(docs/", "](", text)
 
 
