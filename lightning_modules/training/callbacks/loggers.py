@@ -3,6 +3,7 @@
 The same for TensorBoard, Weights & Biases, MLflow and CSV (overlays in configs/logger/).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-
-from lightning_modules.training.callbacks.every_run import finite_metrics
 
 #: Loggers that need a package of their own: its name, which is the extra's too.
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
@@ -70,8 +69,8 @@ class FinalMetrics(Callback):
     @rank_zero_only
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log them; TensorBoard keeps one row a run."""
-        metrics = finite_metrics(trainer.callback_metrics)
-        final = {name: value for name, value in metrics.items() if value is not None}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        final = {name: value for name, value in metrics.items() if math.isfinite(value)}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and final:
                 logger.log_hyperparams(self.configuration, final, trainer.global_step)
