@@ -84,6 +84,9 @@ def build_index(
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
+        # Another process that made the same vectors has ended first.
+        if isinstance(error, FileNotFoundError) and path.exists():
+            return
         raise type(error)(error.errno, os.strerror(error.errno or 0), str(path)) from error
 
 

@@ -12,6 +12,7 @@ Shapes: N rows of the library, W width of the vectors, Q queries, B rows of a ba
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -244,8 +245,9 @@ class Library:
     def _default_path(self, model: str) -> Path:
         """Beside the first store, or in the user's cache where nothing can be written there."""
         folder = self.collection.stores[0].folder.resolve()
-        digest = self.collection.fingerprints[0] if len(self.collection.stores) == 1 else "several"
-        name = f"{folder.name}.vectors-{model[:8]}-{digest[:8]}{SUFFIX}"
+        stores = "".join(self.collection.fingerprints).encode()
+        digest = hashlib.blake2b(stores, digest_size=4).hexdigest()
+        name = f"{folder.name}.vectors-{model[:8]}-{digest}{SUFFIX}"
         beside = folder.parent / name
         if beside.exists() or os.access(folder.parent, os.W_OK):
             return beside

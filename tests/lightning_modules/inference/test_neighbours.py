@@ -197,6 +197,22 @@ def test_a_build_that_was_ended_is_continued_and_gives_the_same_file(
     assert not unfinished.exists()
 
 
+def test_libraries_of_several_stores_have_files_of_their_own(
+    store: Path, model: AlignedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        make_store(tmp_path / f"more{seed}", 5, seed=seed)
+    sets = [[store], [store, tmp_path / "more1"], [store, tmp_path / "more2"]]
+    for stores in sets:
+        Library(stores, model)
+    assert len(list(tmp_path.glob("store.vectors-*"))) == 3
+    capsys.readouterr()
+    query = model.compositions(*pad_compositions([parse_formula("NaCl")]))
+    for stores in sets:
+        assert len(Library(stores, model).nearest(query, 100)[0]) == N + 5 * (len(stores) - 1)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_of_cifs_and_a_store_without_lines_are_refused(
     store: Path, tmp_path: Path, model: AlignedModel
 ) -> None:
