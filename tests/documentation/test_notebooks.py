@@ -25,10 +25,16 @@ def cells(path: Path, kind: str) -> list[str]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path.stem == "first_hour" and not (ROOT / "models" / "properties" / "model.json").is_file():
+        pytest.skip("the models that come with the clone are not there")
     monkeypatch.chdir(ROOT / "notebooks")
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, text in enumerate(cells(path, "code")):
         exec(compile(text, f"{path.name}[{number}]", "exec"), names)
+    if path.stem == "first_hour":
+        assert [row["formula"] for row in names["answers"]] == ["NaCl", "MgO", "NiO"]
+        assert len(names["pictures"]) == 1
+        assert names["found"][0]["formula"] == "NaCl"
     if path.stem == "new_task":
         assert names["after"]["val/loss"] < 0.9 * names["before"]["val/loss"]
 
