@@ -54,7 +54,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling schema test test-ddp test-gpu bench-gpu fuzz lint format docs tensorboard clean
+        study-convergence study-representation study-scaling schema test test-ddp test-page test-gpu bench-gpu fuzz lint format docs tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… LOGGER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -125,7 +125,10 @@ schema: $(READY) ## write configs/schemas and completions anew, for editors and 
 	$(BIN)/xxact completion --output $(VENV)/completions
 
 test: $(DEV) ## run the tests (both cores)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ddp and not browser" $(ARGS)
+
+test-page: $(DEV) $(VENV)/.ready-serve $(VENV)/.ready-browser ## run the tests of the page, in a real browser where chromium is
+	$(BIN)/python -m pytest tests/lightning_modules/page $(ARGS)
 
 test-ddp: $(DEV) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)

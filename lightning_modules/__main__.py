@@ -1,6 +1,5 @@
 """The `xxact` command. Chooses the program before importing torch, so that most start at once."""
 
-import errno
 import os
 import sys
 import traceback
@@ -8,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
-from datamodules.io.arguments import printable
+from datamodules.io.mistakes import told
 
 HELP = """usage: xxact COMMAND …
 
@@ -25,6 +24,7 @@ Training (recipes in configs/, later files and flags win):
 Using a trained model (a checkpoint is enough, no recipe):
   predict   --checkpoint CHECKPOINT --formula FORMULA | --input SCAN|FOLDER|TABLE.csv …
   retrieve  --library STORE --input SCANS/ [--checkpoint CHECKPOINT] [--elements Fe,O] [--top N]
+  serve     [--library STORE] [--checkpoint CHECKPOINT]     both as a page in the browser
   export    --checkpoint CHECKPOINT --output BACKBONE.safetensors
 
 Many runs (each a `fit` of its own; killed ones continue when the command is given again):
@@ -50,6 +50,7 @@ COMMANDS = {
     **dict.fromkeys(_TRAINING, "lightning_modules.training.command_line"),
     "predict": "lightning_modules.inference.command_line",
     "retrieve": "lightning_modules.retrieval.command_line",
+    "serve": "lightning_modules.page.command_line",
     "export": "lightning_modules.checkpoints.export",
     "sweep": "lightning_modules.experiments.sweep.main",
     "study": "lightning_modules.experiments.study.main",
@@ -59,42 +60,6 @@ COMMANDS = {
     "schema": "lightning_modules.overview.schema",
     "completion": "lightning_modules.overview.completion",
 }
-#: Refusals of a disk, which may come without a file's name.
-_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-_OURS = ("datamodules", "lightning_modules")
-
-
-def _users_mistake(error: BaseException) -> BaseException | None:
-    """The user's mistake behind an error: one that our own checks raised, or Lightning's.
-
-    A library's ValueError is our bug, unless it only passes on one of ours (jsonargparse does).
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ == "MisconfigurationException":
-            return cause
-        frame = cause.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-        if isinstance(cause, ValueError) and module.split(".")[0] in _OURS:
-            return cause
-        cause = cause.__cause__
-    return None
-
-
-def _refusal(error: BaseException) -> OSError | None:
-    """What the system refuses, behind an error: a full or read-only disk, a missing permission.
-
-    Libraries pass it on as an error of their own; the file is then in the system's message, or in
-    none, as of TensorBoard, whose thread writes.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and (cause.filename is not None or cause.errno in _DISKS):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 def program(command: str) -> Callable[[Sequence[str]], int | None]:
@@ -153,17 +118,11 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        mistake = _users_mistake(error)
-        refusal = _refusal(error)
-        if mistake is None and refusal is not None:
-            from datamodules.io.files import explain
-
-            print(f"xxact: error: {printable(explain(refusal), 2000)}", file=sys.stderr)
-            return 2
-        if mistake is None:
+        line = told(error)
+        if line is None:
             traceback.print_exc()
             return 1
-        print(f"xxact: error: {printable(str(mistake), 2000)}", file=sys.stderr)
+        print(f"xxact: error: {line}", file=sys.stderr)
         return 2
 
 

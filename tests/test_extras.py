@@ -8,7 +8,18 @@ import pytest
 from lightning_modules.__main__ import main
 from tests.commands import ROOT, error_of
 
-EXTRAS = ("optuna", "sklearn", "shtab", "wandb", "mlflow", "ase", "chgnet", "distributed", "dask")
+EXTRAS = (
+    "gradio",
+    "optuna",
+    "sklearn",
+    "shtab",
+    "wandb",
+    "mlflow",
+    "ase",
+    "chgnet",
+    "distributed",
+    "dask",
+)
 
 
 def test_every_command_starts_without_extras() -> None:
@@ -30,6 +41,7 @@ def test_every_command_starts_without_extras() -> None:
         (["sweep", "--config=configs/sweep/lr.yaml"], "optuna", "sweep"),
         (["study", "representation", "--config=configs/study/representation.yaml"], "sklearn",
          "probes"),
+        (["serve"], "gradio", "serve"),
         (["completion", "bash"], "shtab", "completion"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from datamodules.measured.conversion import ConvertedPattern, convert
 from datamodules.measured.errors import PatternError
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import read_scan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PICTURE = ".pattern.png"
 
@@ -89,6 +92,16 @@ def draw(pattern: ConvertedPattern, picture: Path, title: str) -> None:
         picture: The file to draw to.
         title: Its heading.
     """
+    replace_picture(picture, figure_of(pattern, title), dpi=110)
+
+
+def figure_of(pattern: ConvertedPattern, title: str) -> Figure:
+    """The scan as it was read, with its background, and the result, one above the other.
+
+    Args:
+        pattern: A converted pattern.
+        title: Its heading.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 9), layout="constrained")
@@ -98,7 +111,7 @@ def draw(pattern: ConvertedPattern, picture: Path, title: str) -> None:
     draw_background(grid, pattern)
     draw_seen(result, pattern.grid, np.sqrt(pattern.profile))
     shade(grid, pattern.grid, np.isfinite(pattern.profile))
-    replace_picture(picture, figure, dpi=110)
+    return figure
 
 
 def draw_scan(axes: Any, pattern: ConvertedPattern) -> None:

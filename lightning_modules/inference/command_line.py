@@ -126,7 +126,9 @@ def _read(
     return [row | {"formula": formula} if formula else row for row in rows], folder
 
 
-def _models(checkpoint: str | None, aligned: str | None) -> tuple[str | Path, str | Path | None]:
+def choose_models(
+    checkpoint: str | None, aligned: str | None
+) -> tuple[str | Path, str | Path | None]:
     """The regression and the aligned model to take; says so where they are the project's own.
 
     Raises:
@@ -159,7 +161,7 @@ def main(args: Sequence[str]) -> int:
             f"{given.input}: {len(table)} rows are too many to print (up to {PRINTED} are); name "
             "the table to write with --output FILE.csv"
         )
-    checkpoint, aligned = _models(given.checkpoint, given.aligned)
+    checkpoint, aligned = choose_models(given.checkpoint, given.aligned)
     predictor = Predictor(
         checkpoint,
         given.store,

@@ -115,6 +115,8 @@ class Predictor:
                 raise ValueError(
                     f"{aligned}: another grid or other peaks than {checkpoint}; train both on one"
                 )
+        #: How measured patterns are converted, with the model's own width and polarization.
+        self.converting = converting
         patch_points = task.backbone.config.patch_points
         self._reader = RowReader(task.grid, patch_points, converting, Path(folder), axis, stores)
         self._batches = RowBatches(renderer, self._reader.gatherer, self.device)

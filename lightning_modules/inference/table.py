@@ -118,7 +118,7 @@ def is_scan(path: Path, axis: str) -> bool:
     return True
 
 
-def _field(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """What has parts, such as the nearest materials, as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
@@ -152,7 +152,7 @@ def write_table(output: Path, rows: Iterable[dict[str, Any]], total: int, bar: b
                     writer = csv.DictWriter(text, list(row))
                     if not whole:
                         writer.writeheader()
-                    writer.writerow({name: _field(value) for name, value in row.items()})
+                    writer.writerow({name: cell(value) for name, value in row.items()})
                     line = memoryview(text.getvalue().encode("utf-8", "backslashreplace"))
                     while line:
                         line = line[file.write(line) :]

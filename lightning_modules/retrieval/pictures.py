@@ -19,14 +19,25 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 
 def draw(answer: Answer, library: Library, path: Path, title: str) -> None:
-    """Draws a scan as it was compared, and below it the lines of the first matches.
+    """Draws `figure_of` an answer.
+
+    Args:
+        answer: What fits the scan.
+        library: What was searched.
+        path: File to write; its folder must exist.
+        title: Heading, such as the scan's file.
+    """
+    replace_picture(path, figure_of(answer, library, title), dpi=110)
+
+
+def figure_of(answer: Answer, library: Library, title: str) -> Figure:
+    """A scan as it was compared, and below it the lines of the first matches.
 
     Lines lie where they fit, strained and shifted; their heights are square roots, as the scan's.
 
     Args:
         answer: What fits the scan.
         library: What was searched.
-        path: File to write; its folder must exist.
         title: Heading, such as the scan's file.
     """
     shown = answer.matches[:SHOWN]
@@ -62,7 +73,7 @@ def draw(answer: Answer, library: Library, path: Path, title: str) -> None:
             f"{second.share:.0%} {second.match.known.formula}", transform=axes[0].transAxes,
             ha="right", va="top", fontsize=9,
         )  # fmt: skip
-    replace_picture(path, figure, dpi=110)
+    return figure
 
 
 def _window(two_theta: np.ndarray, measured: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightning_modules.__main__ import _users_mistake, main
+from datamodules.io.mistakes import users_mistake
+from lightning_modules.__main__ import main
 
 
 class TracebackError(AssertionError):
@@ -42,7 +43,7 @@ def judged(read: Callable[[], Any]) -> str:
     try:
         read()
     except Exception as error:
-        mistake = _users_mistake(error)
+        mistake = users_mistake(error)
         if mistake is None or "\n" in str(mistake):
             raise
         return "refused"

@@ -21,13 +21,14 @@ from lightning_modules.inference.rows import (
 #: Columns of text where no terminal tells its width, as in a file.
 _WIDE = 120
 _NARROWEST = 40
-_FROM = {
+#: What an answer was made from, in words.
+FROM = {
     GIVEN["both"]: "from composition and pattern",
     GIVEN["composition"]: "from the composition alone",
     GIVEN["xrd"]: "from the pattern alone",
 }
 #: What each modality alone says: a mode, and its heading.
-_ALONE = {"composition": "composition alone", "xrd": "pattern alone"}
+ALONE = {"composition": "composition alone", "xrd": "pattern alone"}
 
 
 def terminal_width() -> int:
@@ -71,10 +72,11 @@ def describe(
     lines = textwrap.wrap(title_of(row), width)
     if row[ERROR]:
         return "\n".join([*lines, *_wrapped(f"not predicted: {row[ERROR]}", width)])
-    lines.append(f"  {_FROM[row[f'{next(iter(units))}_from']]}")
+    lines.append(f"  {FROM[row[f'{next(iter(units))}_from']]}")
     lines += _figures(row, units, confidence, width)
     averaged = f"averaged over {row[CANDIDATES]}" if row.get(CANDIDATES) else ""
-    for said in (averaged, _agreement(row), *(f"warning: {w}" for w in _split(row[WARNINGS]))):
+    warnings = [f"warning: {warning}" for warning in split_warnings(row[WARNINGS])]
+    for said in (averaged, agreement(row), *warnings):
         lines += _wrapped(said, width)
     lines += _neighbours(row.get(NEIGHBOURS) or [], units, width)
     return "\n".join(lines)
@@ -95,7 +97,7 @@ def brief(result: Mapping[str, Any], units: Mapping[str, str]) -> list[str]:
             digits = decimals(low, high, value)
             line = f"{name.replace('_', ' ')} {value:.{digits}f} {unit}"
             if low is not None:
-                line += f" ({_between(low, high, digits)})"
+                line += f" ({between(low, high, digits)})"
             lines.append(line)
     return lines
 
@@ -130,7 +132,8 @@ def _neighbours(
     return lines
 
 
-def _split(warnings: str | None) -> list[str]:
+def split_warnings(warnings: str | None) -> list[str]:
+    """The warnings of a row, one by one."""
     return [part for part in (warnings or "").split("; ") if part]
 
 
@@ -140,7 +143,8 @@ def _wrapped(text: str, width: int) -> list[str]:
     )
 
 
-def _agreement(row: Mapping[str, Any]) -> str:
+def agreement(row: Mapping[str, Any]) -> str:
+    """Whether a row's composition and pattern contradict each other; "" where nobody looked."""
     share = row.get(AGREEMENT)
     if share is None:
         return ""
@@ -163,23 +167,23 @@ def _figures(
     header = ["", "answer", "", interval]
     modes = [
         mode
-        for mode in _ALONE
+        for mode in ALONE
         if any(
             row.get(f"{name}_{mode}_predicted") is not None and row[f"{name}_from"] != GIVEN[mode]
             for name in units
         )
     ]
-    header += [_ALONE[mode] for mode in modes]
+    header += [ALONE[mode] for mode in modes]
     table = [header]
     for name, unit in units.items():
         value, low, high = (row[f"{name}_{x}"] for x in ("predicted", "low", "high"))
         digits = decimals(low, high, value)
-        line = [name.replace("_", " "), f"{value:.{digits}f}", unit, _between(low, high, digits)]
+        line = [name.replace("_", " "), f"{value:.{digits}f}", unit, between(low, high, digits)]
         for mode in modes:
             value, low, high = (row[f"{name}_{mode}_{x}"] for x in ("predicted", "low", "high"))
             told = "" if value is None else f"{value:.{digits}f}"
             if told and low is not None:
-                told += f" ({_between(low, high, digits)})"
+                told += f" ({between(low, high, digits)})"
             line.append(told)
         table.append(line)
     widths = [max(len(line[c]) for line in table) for c in range(len(header))]
@@ -202,7 +206,8 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     return f"  {cells[0]}  {cells[1]} {'  '.join(cells[2:])}".rstrip()
 
 
-def _between(low: float | None, high: float | None, digits: int) -> str:
+def between(low: float | None, high: float | None, digits: int) -> str:
+    """An interval with so many digits after the point."""
     if low is None or high is None:
         return "none"
     if not (math.isfinite(low) and math.isfinite(high)):
