@@ -11,8 +11,8 @@ from datamodules.io.arguments import printable
 WEIGHTS, DESCRIPTION, CARD = "model.safetensors", "model.json", "README.md"
 #: Models that come with a clone of the project.
 MODELS = Path(__file__).resolve().parents[2] / "models"
-_HUB = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+)/?")
-_NAME = re.compile(r"[\w-]+")
+_HUB = re.compile(r"hf:/{1,2}([\w.-]+/[\w.-]+?)/?(?:@([\w./-]+))?")
+_NAME = re.compile(r"(?:models/)?([\w-]+)/?")
 
 
 def find(given: str | Path) -> Path:
@@ -21,21 +21,25 @@ def find(given: str | Path) -> Path:
     Args:
         given: A checkpoint, an exported backbone, a model's folder, one of its two files, the
             name of a folder in `models/`, or `hf://OWNER/NAME` for a model of the Hugging Face
-            hub (which is fetched, unless it lies in the hub's cache).
+            hub (which is fetched, unless it lies in the hub's cache); `@REVISION` behind it names
+            a certain one.
 
     Raises:
         ValueError: if it is a folder without a model, or the hub has none or cannot be asked.
     """
     text = str(given)
     if hub := _HUB.fullmatch(text):
-        return _in_folder(_from_hub(hub.group(1)))
+        return _in_folder(_from_hub(hub.group(1), hub.group(2)))
+    if text.startswith("hf:"):
+        raise ValueError(f"{printable(text)}: give hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
     path = Path(given)
     if path.is_dir():
         return _in_folder(path)
     if path.name == DESCRIPTION:
         return path.with_name(WEIGHTS)
-    if not path.exists() and _NAME.fullmatch(text) and (MODELS / text).is_dir():
-        return _in_folder(MODELS / text)
+    name = None if path.exists() else _NAME.fullmatch(text)
+    if name and (MODELS / name.group(1)).is_dir():
+        return _in_folder(MODELS / name.group(1))
     return path
 
 
@@ -60,23 +64,20 @@ def _in_folder(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     """The folder of the hub's cache with a model, fetched if it is not there."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
     except ImportError as error:
         raise ValueError(
             f"hf://{name}: models of the hub need a package that is not installed; "
             "pip install 'xxact[hub]' (in a clone: pip install -e '.[hub]')"
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS, DESCRIPTION, CARD]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        wanted = [WEIGHTS, DESCRIPTION, CARD]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except Exception as error:
+        # Also those of the libraries below it: of http, of the cache, of names.
         reason = printable(" ".join(str(error).split()), 200)
         raise ValueError(
             f"hf://{name}: cannot be fetched ({reason}); download its files into a folder and "

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.formula import parse_formula
+from datamodules.io.arguments import printable
 from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone.xrd import all_measured
@@ -153,11 +154,27 @@ class Calibration:
             if data["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {data['format_version']}")
             found = cls(**{f.name: data[f.name] for f in fields(cls)})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); {how}") from None
+            found._check()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = printable(str(error).split("\n")[0], 200)
+            raise ValueError(f"{path}: cannot be read ({reason}); {how}") from None
         if found.checkpoint != digest(checkpoint):
             raise ValueError(f"{path}: was made for another checkpoint; {how} again")
         return found
+
+    def _check(self) -> None:
+        """Refuse what no calibration holds: the file may be a stranger's."""
+        if not isinstance(self.bank, list) or not self.bank:
+            raise ValueError("its bank is no list of formulas")
+        for formula in self.bank:
+            parse_formula(formula if isinstance(formula, str) else "")
+        scores = np.asarray(self.scores, np.float64)
+        if scores.ndim != 1 or not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
+            raise ValueError("its scores are no ascending numbers")
+        if not isinstance(self.false_alarms, float) or not 0.0 < self.false_alarms < 1.0:
+            raise ValueError("its false_alarms is no share between 0 and 1")
+        if not isinstance(self.kinds, dict) or not isinstance(self.settings, dict):
+            raise ValueError("what it detects and how it was made is no table")
 
     def agreement(self, scores: np.ndarray) -> np.ndarray:
         """Share of sound pairs that score no higher, (N,): (1 + how many) / (1 + all)."""

@@ -32,6 +32,7 @@ from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
 from lightning_modules.base import Task
 from lightning_modules.checkpoints.atomic_io import AtomicCheckpointIO
+from lightning_modules.checkpoints.places import find, is_model
 from lightning_modules.training import recipe_checks as checks
 from lightning_modules.training import resumption
 from lightning_modules.training import run_folder as runs
@@ -44,6 +45,7 @@ from lightning_modules.training.callbacks.every_run import (
     LastCheckpoint,
     MetricsWriter,
     SaveRunConfig,
+    WholeModel,
     finite_metrics,
     write_json,
 )
@@ -200,7 +202,7 @@ class XxactCLI(LightningCLI):
                 f"{self._of('run')}/checkpoints/last.ckpt"
             )
         else:
-            self.checkpoint = Path(self._of("ckpt_path"))
+            self.checkpoint = find(self._of("ckpt_path"))
 
     def _check_types(self) -> None:
         """Refuse groups of keys that are none; the parser lets them pass."""
@@ -247,6 +249,8 @@ class XxactCLI(LightningCLI):
             ]
         elif not fitting:
             kwargs["logger"] = False
+        if self.checkpoint is not None and is_model(self.checkpoint):
+            kwargs["callbacks"] = [*(given["callbacks"] or []), WholeModel(self.checkpoint)]
         own_lines = given["enable_progress_bar"] is None and not sys.stdout.isatty()
         if own_lines:
             kwargs["enable_progress_bar"] = False
@@ -301,7 +305,9 @@ class XxactCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
-        kwargs["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
+        # A model is no file of Lightning's: `WholeModel` loads it.
+        of_run = self.checkpoint is not None and not is_model(self.checkpoint)
+        kwargs["ckpt_path"] = str(self.checkpoint) if of_run else None
         return kwargs | {"weights_only": True}
 
     def fit(self, **arguments: Any) -> None:
@@ -344,7 +350,7 @@ class XxactCLI(LightningCLI):
     @rank_zero_only
     def _write_metrics(self) -> None:
         assert self.checkpoint is not None
-        path = runs.folder_of(self.checkpoint) / f"metrics.{self.subcommand}.json"
+        path = runs.folder_of(self.checkpoint, self._of("run")) / f"metrics.{self.subcommand}.json"
         metrics = finite_metrics(self.trainer.callback_metrics)
         write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
         stage = "test" if self.subcommand == "test" else "val"

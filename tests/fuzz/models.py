@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules import checkpoints
-from lightning_modules.checkpoints.export import export_model
+from lightning_modules.checkpoints.export import export_model, write_evidence
+from lightning_modules.checkpoints.places import find
+from lightning_modules.inference.evidence import Calibration
 from tests.fuzz._command import judged
 from tests.fuzz.mutation import NUMBERS, WORDS, damage
 
@@ -21,6 +23,16 @@ _STORED = sorted((Path(__file__).parents[1] / "checkpoints").glob("*/Regression.
 def _model() -> Path:
     folder = Path(tempfile.mkdtemp()) / "model"
     export_model(_STORED[0], folder)
+    # Only an alignment has one; whose it is does not matter to what reads it.
+    scale = {
+        "bank": ["NaCl", "Fe2O3"],
+        "scores": [-3.0, -1.0, 0.5],
+        "false_alarms": 0.05,
+        "kinds": {"sound": {"flagged": 0.05, "n": 3}},
+        "settings": {},
+        "format_version": 1,
+    }
+    write_evidence(folder / "model.safetensors", scale)
     return folder
 
 
@@ -56,7 +68,7 @@ def mutants(seed: int, n: int) -> Iterator[tuple[str, bytes]]:
 
 
 def check(path: Path) -> str:
-    """Build the task, its split and its peaks."""
+    """Build the task, its split and its peaks; read the scale of agreement."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(_model() / "model.safetensors", folder)
         shutil.copy(path, Path(folder) / "model.json")
@@ -66,4 +78,5 @@ def check(path: Path) -> str:
             checkpoints.split_of(folder)
             checkpoints.peaks_of(folder)
 
-        return judged(read)
+        scale = judged(lambda: Calibration.load(find(folder)))
+        return f"model {judged(read)}, scale {scale}"

@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.io.files import replace_file
+from lightning_modules import checkpoints
 from lightning_modules.metrics.reconstruction import highest, strongest_line
 from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL, next_config_path
 
@@ -216,6 +217,29 @@ class LastCheckpoint(Checkpoint):
         # `AtomicCheckpointIO` writes it: a kill leaves the previous one.
         path = Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
+
+
+class WholeModel(Callback):
+    """Evaluates the weights of a model that was exported, which Lightning cannot load.
+
+    Args:
+        path: The model's file of weights.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._weights = checkpoints.read(path)["state_dict"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make the folder of the results, which no training has made."""
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Load them; the task knows its data by now, and refuses labels in other units."""
+        pl_module.load_state_dict(self._weights)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As before a validation."""
+        self.on_validation_start(trainer, pl_module)
 
 
 class ReconstructionPictures(Callback):

@@ -90,7 +90,11 @@ def test_a_name_is_found_from_any_folder_and_a_file_of_that_name_comes_first(
     shutil.copytree(model, tmp_path / "models" / "mine")
     monkeypatch.setattr(places, "MODELS", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
-    assert find("mine") == tmp_path / "models/mine/model.safetensors"
+    (tmp_path / "elsewhere").mkdir()
+    for place in ("mine", Path("models/mine"), "models/mine/"):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert find(place) == tmp_path / "models/mine/model.safetensors"
+    monkeypatch.chdir(tmp_path)
     assert shipped("mine") == tmp_path / "models/mine"
     assert shipped("other") is None
     checkpoints.load_task("mine")
@@ -117,6 +121,12 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(
     assert find("hf://lab/oxides").read_bytes() == expected
     # What a command line makes of it.
     assert find(Path("hf://lab/oxides")).read_bytes() == expected
+    assert find(f"hf://lab/oxides@{'a' * 40}").read_bytes() == expected
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        find("hf://lab/oxides@v2")
+    for place in ("hf:", "hf://lab", "hf://a/b/c", "hf://a/b@"):
+        with pytest.raises(ValueError, match="give hf://OWNER/NAME"):
+            find(place)
     with pytest.raises(ValueError, match=r"hf://lab/nothing: cannot be fetched .* into a folder"):
         find("hf://lab/nothing")
 
@@ -195,3 +205,31 @@ def test_predict_takes_the_projects_own_model_and_says_so(
     named = [f"--checkpoint={model}", f"--output={tmp_path / 'b.csv'}"]
     assert main(["predict", "--formula=NaCl", *named]) == 0
     assert read_table(tmp_path / "a.csv") == read_table(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"bank": []}, "no list of formulas"),
+        ({"bank": ["NaCl", 3]}, "cannot be read"),
+        ({"bank": ["\x1b[31m"]}, "cannot be read"),
+        ({"scores": [1.0, 0.0]}, "no ascending numbers"),
+        ({"scores": "high"}, "cannot be read"),
+        ({"scores": [None]}, "no ascending numbers"),
+        ({"false_alarms": 2.0}, "no share"),
+        ({"kinds": []}, "no table"),
+        ({"checkpoint": "another"}, "another checkpoint"),
+    ],
+)
+def test_a_strange_scale_of_agreement_is_refused(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    checkpoint = models.aligned(tmp_path / "run/checkpoints/last.ckpt")
+    kinds = {"sound": {"flagged": 0.05, "n": 99}}
+    scale = Calibration(digest(checkpoint), ["NaCl", "MgO"], [-1.0, 0.0], 0.05, kinds, {})
+    beside = scale.keep(checkpoint)
+    Evidence(checkpoint)
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | change))
+    with pytest.raises(ValueError, match=said) as raised:
+        Evidence(checkpoint)
+    assert str(raised.value).isprintable()

@@ -245,6 +245,30 @@ def test_an_exported_backbone_starts_a_run_and_refuses_another_shape(
         assert reason in message
 
 
+def test_a_model_is_tested_as_its_checkpoint(
+    run: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "whole"
+    assert main(["export", f"--checkpoint={last(run)}", f"--output={whole}"]) == 0
+    recipe = ["test", f"--config={run / 'config.yaml'}"]
+    assert main([*recipe, f"--checkpoint={last(run)}"]) == 0
+    assert main([*recipe, f"--checkpoint={whole}", f"--run={tmp_path / 'judged'}"]) == 0
+    one, two = (
+        json.loads((folder / "metrics.test.json").read_text())
+        for folder in (run, tmp_path / "judged")
+    )
+    assert two.pop("checkpoint") == str(whole / "model.safetensors")
+    assert two == {name: value for name, value in one.items() if name != "checkpoint"}
+    assert (tmp_path / "judged/errors.test.csv").is_file()
+    # Nothing is written beside a model that others share.
+    assert len(list(whole.iterdir())) == 3
+    message = error_of(
+        capsys,
+        lambda: main([*recipe, f"--checkpoint={whole}", "--data.targets=[formation_energy]"]),
+    )
+    assert "does not fit the recipe" in message
+
+
 def test_pretraining_of_either_kind_starts_a_regression(store: Path, tmp_path: Path) -> None:
     for recipe in ("pretrain_contrastive", "pretrain_masked_contrastive"):
         first = tmp_path / recipe
