@@ -49,11 +49,14 @@ OVERLAYS  = $(if $(DATA),--config configs/data/$(DATA).yaml) \
             $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) \
             $(if $(LOGGER),--config configs/logger/$(LOGGER).yaml)
 
+MEASURED = --config configs/augmentation/measured.yaml
+KEPT    := runs/models
+
 REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml) \
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev data pretrain align geometry regress adapt evaluate predict validate sweep \
+.PHONY: help models install dev data pretrain align geometry regress adapt evaluate predict validate sweep \
         study-convergence study-representation study-scaling schema test test-ddp test-page test-gpu bench-gpu fuzz lint format docs tensorboard clean
 
 help: ## print this
@@ -99,6 +102,20 @@ adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table
 	$(BIN)/xxact fit --config $(if $(filter file,$(origin CONFIG)),configs/pretrain_masked_contrastive.yaml,$(CONFIG)) \
 	  --config configs/augmentation/measured.yaml --config configs/data/lab.yaml \
 	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_from $(CKPT)) $(ARGS)
+
+models: $(READY) ## train the models of models/ again, with their cards (hours; killed, it goes on)
+	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/aligned.yaml \
+	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/aligned --resume auto $(ARGS)
+	$(BIN)/xxact fit --config configs/regression.yaml $(MEASURED) --config configs/models/properties.yaml \
+	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/properties --resume auto \
+	  --model.init_from $(KEPT)/aligned/checkpoints/last.ckpt $(ARGS)
+	$(BIN)/xxact report evidence --checkpoint $(KEPT)/aligned/checkpoints/last.ckpt \
+	  --store data/materials_project --store data/wbm --augmentation configs/augmentation/measured.yaml
+	$(BIN)/xxact test --config $(KEPT)/aligned/config.yaml --checkpoint $(KEPT)/aligned/checkpoints/last.ckpt
+	$(BIN)/xxact test --config $(KEPT)/properties/config.yaml --checkpoint $(KEPT)/properties/checkpoints/last.ckpt
+	rm -rf models/aligned models/properties
+	for name in aligned properties; do $(BIN)/xxact export --checkpoint $(KEPT)/$$name/checkpoints/last.ckpt \
+	  --output models/$$name --notes configs/models/$$name.md || exit 1; done
 
 evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)
 	$(BIN)/xxact test --config $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml \

@@ -28,7 +28,8 @@ def card(
         described: Its description, as in `model.json`.
         weights: How many numbers it has.
         run: The folder of its run: `config.yaml` says the data, `errors.test.csv` and
-            `metrics.test.json` the errors. None, or without these: they are left out.
+            `metrics.test.json` the errors, `measured.jsonl` (lines of `benchmarks/measured.py`)
+            what it makes of measured patterns. None, or without these: they are left out.
         notes: Markdown that is appended: sources, licences, uses that are not meant.
     """
     config = _yaml(run / "config.yaml") if run else {}
@@ -40,8 +41,8 @@ def card(
         _split(described),
     ]
     if run:
-        parts += [_errors(run), _coverage(run)]
-    parts += [_evidence(described), notes.strip()]
+        parts += [_errors(run), _coverage(run), _retrieval(run)]
+    parts += [_evidence(described), _measured(run) if run else "", notes.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -67,10 +68,10 @@ def _what(described: Mapping[str, Any], weights: int) -> str:
 
 
 def _targets(described: Mapping[str, Any]) -> dict[str, str]:
-    for value in described.get("values", {}).values():
-        if isinstance(value, dict) and "names" in value and "units" in value:
-            return dict(zip(value["names"], value["units"], strict=True))
-    return {}
+    """Units by target; none of tasks without targets."""
+    names = described["arguments"].get("targets") or []
+    units = described.get("values", {}).get("targets._extra_state", {}).get("units", [])
+    return dict(zip(names, units, strict=True)) if len(names) == len(units) else {}
 
 
 def _data(config: Mapping[str, Any]) -> str:
@@ -180,6 +181,50 @@ def _coverage(run: Path) -> str:
         return ""
     head = ["target", "given", "share of formulas whose labels it holds", "mean width"]
     return "## Intervals on held-out formulas\n\n" + _table(head, rows)
+
+
+def _retrieval(run: Path) -> str:
+    try:
+        found = json.loads((run / "metrics.test.json").read_bytes())
+    except (OSError, ValueError):
+        return ""
+    rows = []
+    for way, shown in (
+        ("xrd_to_composition", "composition of a pattern"),
+        ("composition_to_xrd", "pattern of a composition"),
+    ):
+        shares = [found.get(f"test/alignment/random/{way}/recall_at_{n}") for n in (1, 5, 10)]
+        if None not in shares:
+            rows.append([shown, *(f"{share:.3f}" for share in shares)])
+    if not rows:
+        return ""
+    pool = found.get("test/alignment/random/pool_size", 0)
+    return (
+        f"## Retrieval on held-out formulas\n\nSimulated patterns; the right one among {pool:.0f} "
+        "of all stores, share of the materials.\n\n"
+        + _table(["searched", "first", "first 5", "first 10"], rows)
+    )
+
+
+def _measured(run: Path) -> str:
+    try:
+        lines = (run / "measured.jsonl").read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError):
+        return ""
+    rows = [
+        [
+            str(line["formula"]),
+            f"{line['formulas_more_similar'] + 1:,} of {line['rank_of']:,}",
+            f"{line['fwhm']:.2f}°",
+        ]
+        for line in found
+    ]
+    return (
+        "## Measured patterns\n\nRank of the right formula among those of a set and by the pattern "
+        "alone (1 is best); few patterns are anecdotes.\n\n"
+        + _table(["sample", "rank", "width of its lines"], rows)
+    )
 
 
 def _evidence(described: Mapping[str, Any]) -> str:

@@ -233,3 +233,37 @@ def test_a_strange_scale_of_agreement_is_refused(
     with pytest.raises(ValueError, match=said) as raised:
         Evidence(checkpoint)
     assert str(raised.value).isprintable()
+
+
+def test_the_card_says_what_the_run_measured_and_is_written_equal_again(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint.parent, run / "checkpoints")
+    (run / "metrics.test.json").write_text(
+        json.dumps(
+            {
+                "test/alignment/random/pool_size": 1024.0,
+                **{
+                    f"test/alignment/random/xrd_to_composition/recall_at_{n}": n / 100
+                    for n in (1, 5, 10)
+                },
+                "test/both/band_gap/coverage": 0.91,
+                "test/both/band_gap/coverage_low": 0.8,
+                "test/both/band_gap/coverage_high": 0.95,
+                "test/both/band_gap/width": 1.5,
+            }
+        )
+    )
+    line = {"formula": "MnO", "formulas_more_similar": 1, "rank_of": 11851, "fwhm": 0.1553}
+    (run / "measured.jsonl").write_text(json.dumps(line) + "\n")
+    cards = []
+    for name in ("one", "two"):
+        export_model(run / "checkpoints/last.ckpt", tmp_path / name / "mine", notes="Not for X.")
+        cards.append((tmp_path / name / "mine/README.md").read_text())
+    assert cards[0] == cards[1]
+    assert "Predicts, from composition or pattern, or both: formation_energy" in cards[0]
+    assert "| composition of a pattern | 0.010 | 0.050 | 0.100 |" in cards[0]
+    assert "| band_gap | both | 0.910 [0.800, 0.950] | 1.5 |" in cards[0]
+    assert "| MnO | 2 of 11,851 | 0.16° |" in cards[0]
+    assert cards[0].endswith("Not for X.\n")
