@@ -57,6 +57,46 @@ class Upload:
     content: bytes
 
 
+class Page(gr.Blocks):
+    """A page whose inputs may name files that were uploaded, and no others.
+
+    Gradio looks itself only when it has opened the port itself; here it would read any file of this
+    machine that a request names, and fetch any address.
+    """
+
+    async def preprocess_data(
+        self,
+        block_fn: Any,
+        inputs: list[Any],
+        state: Any,
+        explicit_call: bool = False,
+    ) -> Any:
+        """As of Gradio, after a look at the files.
+
+        Raises:
+            gr.Error: if one was not uploaded.
+        """
+        for name in named_files(inputs):
+            if not was_uploaded(name, Path(gr.utils.get_upload_folder())):
+                raise gr.Error("the scan was not uploaded; drop the file", print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+
+def named_files(what: Any) -> list[str]:
+    """All that a request's values could name as a file, however deep."""
+    if isinstance(what, dict):
+        named = [str(what["path"])] if what.get("path") is not None else []
+        return named + [name for value in what.values() for name in named_files(value)]
+    if isinstance(what, list | tuple):
+        return [name for value in what for name in named_files(value)]
+    return []
+
+
+def was_uploaded(path: str, uploads: Path) -> bool:
+    """Whether a file lies in the folder of uploads, links followed."""
+    return Path(path).is_absolute() and Path(path).resolve().is_relative_to(uploads.resolve())
+
+
 def take(path: str | None, uploads: Path) -> Upload | None:
     """What was uploaded; it is gone from the disk afterwards.
 
@@ -70,8 +110,7 @@ def take(path: str | None, uploads: Path) -> Upload | None:
     if path is None:
         return None
     file, folder = Path(path), uploads.resolve()
-    # Gradio looks, too; a slip of its own would open any file of this machine.
-    if not file.resolve().is_relative_to(folder):
+    if not was_uploaded(path, uploads):
         raise ValueError(f"{file.name}: was not uploaded")
     try:
         if file.stat().st_size > UPLOAD_BYTES:
@@ -144,7 +183,7 @@ def make_page(answerer: Answerer, uploads: Path) -> gr.Blocks:
         return _guarded(work, fail)
 
     library = answerer.library
-    with gr.Blocks(
+    with Page(
         title="xxact",
         analytics_enabled=False,
         delete_cache=(60, int(_KEPT / 6)),

@@ -95,9 +95,15 @@ def test_only_the_answer_can_be_called(client: "gradio_client.Client") -> None:
     assert list(endpoints["named_endpoints"]) == ["/answer"]
 
 
-def test_files_of_this_machine_cannot_be_asked_about(address: str, lab: Path) -> None:
-    there = {"path": str(lab / "scan.xy"), "meta": {"_type": "gradio.FileData"}}
-    body = json.dumps({"data": [there, "NaCl", "CuKa", True]})
+@pytest.mark.parametrize(
+    "name", ["scan.xy", "{lab}/scan.xy", "/etc/hostname", "{uploads}/../../scan.xy",
+             "http://127.0.0.1:1/scan.xy", "file:///etc/hostname"],
+)  # fmt: skip
+def test_what_was_not_uploaded_cannot_be_asked_about(address: str, lab: Path, name: str) -> None:
+    uploads = next((lab / "temporary").glob("xxact-page-*")) / "uploads"
+    path = name.format(lab=lab, uploads=uploads)
+    there = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    body = json.dumps({"data": [there, "NaCl", "CuKa", False]})
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     headers = {"Content-Type": "application/json"}
@@ -107,7 +113,17 @@ def test_files_of_this_machine_cannot_be_asked_about(address: str, lab: Path) ->
     said = connection.getresponse().read().decode()
     assert "event: error" in said
     assert "density" not in said
-    assert (lab / "scan.xy").exists()
+    assert "Traceback" not in said
+    assert laboratory.left_over(lab) == []
+
+
+@pytest.mark.parametrize("path", ["scan.xy", "{lab}/scan.xy", "/etc/hostname"])
+def test_no_file_of_this_machine_is_given_out(address: str, lab: Path, path: str) -> None:
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    connection.request("GET", f"/gradio_api/file={path.format(lab=lab)}")
+    answer = connection.getresponse()
+    assert answer.status in (403, 404)
 
 
 def test_too_large_a_scan_is_refused(
