@@ -115,7 +115,7 @@ models: $(READY) ## train the models of models/ again, with their cards (hours; 
 	$(BIN)/xxact test --config $(KEPT)/properties/config.yaml --checkpoint $(KEPT)/properties/checkpoints/last.ckpt
 	rm -rf models/aligned models/properties
 	for name in aligned properties; do $(BIN)/xxact export --checkpoint $(KEPT)/$$name/checkpoints/last.ckpt \
-	  --output models/$$name --notes configs/models/$$name.md || exit 1; done
+	  --output models/$$name --notes configs/models/$$name.md --precision bfloat16 || exit 1; done
 
 evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)
 	$(BIN)/xxact test --config $(patsubst %/,%,$(dir $(patsubst %/,%,$(dir $(CKPT)))))/config.yaml \
