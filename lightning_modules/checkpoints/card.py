@@ -37,7 +37,7 @@ def card(
         f"# {name}",
         "*Written by `xxact export` from what the run recorded.*",
         _what(described, weights),
-        _data(config),
+        _data(config, described),
         _split(described),
     ]
     if run:
@@ -74,8 +74,8 @@ def _targets(described: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(names, units, strict=True)) if len(names) == len(units) else {}
 
 
-def _data(config: Mapping[str, Any]) -> str:
-    data, trainer = config.get("data", {}), config.get("trainer", {})
+def _data(config: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    data = config.get("data", {})
     if not data:
         return ""
     rows = []
@@ -95,11 +95,12 @@ def _data(config: Mapping[str, Any]) -> str:
                 str(source.get("citation", "")),
             ]
         )
-    seen = trainer.get("max_steps", 0) * data.get("global_batch_size", 0)
+    steps = described.get("steps", 0)
+    seen = steps * data.get("global_batch_size", 0)
     return (
         "## Training data\n\n"
         + _table(["store", "materials, all splits", "licence", "citation"], rows)
-        + f"\n\n{trainer.get('max_steps')} steps of {data.get('global_batch_size')} materials "
+        + f"\n\n{steps:,} steps of {data.get('global_batch_size')} materials "
         f"({seen:,} in all), patterns changed at random: "
         f"{'yes' if data.get('augment') else 'no'}."
     )

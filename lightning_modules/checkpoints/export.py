@@ -78,6 +78,9 @@ def export_model(
     # Where it started from is a path of the machine that trained it, and is not needed again.
     described["arguments"] = described["arguments"] | {"init_from": None}
     described["precision"] = precision
+    if "global_step" in read:
+        # The recipe's may have been another, where a run was continued.
+        described["steps"] = read["global_step"]
     if evidence := evidence_beside(place):
         described["evidence"] = evidence
     output.mkdir(parents=True)
