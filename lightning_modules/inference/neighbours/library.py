@@ -80,7 +80,7 @@ class Library:
         model: Gives the vectors; None for a library that is not searched by them.
         index: File that keeps the vectors; made where it does not exist. None: a file beside the
             first store, named after the model, or in the user's cache where that folder cannot be
-            written; it is made again where it does not fit.
+            written; it is made when it is first needed, and again where it does not fit.
         quiet: Whether to say nothing on standard error.
 
     Raises:
@@ -120,7 +120,8 @@ class Library:
         self._index: VectorIndex | None = None
         if model is not None:
             self.collection.check_grid(model.grid)
-            self._index = self._open(model, None if index is None else Path(index))
+            if index is not None:
+                self._index = self._open(model, Path(index))
 
     def __len__(self) -> int:
         """N."""
@@ -167,8 +168,10 @@ class Library:
         Raises:
             ValueError: if the library was made without a model.
         """
-        if self._index is None:
+        if self.model is None:
             raise ValueError("the library was made without an aligned model; give it one")
+        if self._index is None:
+            self._index = self._open(self.model, None)
         return self._index.search(vectors, top, rows)
 
     def known(self, rows: Sequence[int], similarity: Sequence[float] | None = None) -> list[Known]:

@@ -203,11 +203,14 @@ def test_libraries_of_several_stores_have_files_of_their_own(
     for seed in (1, 2):
         make_store(tmp_path / f"more{seed}", 5, seed=seed)
     sets = [[store], [store, tmp_path / "more1"], [store, tmp_path / "more2"]]
+    query = model.compositions(*pad_compositions([parse_formula("NaCl")]))
     for stores in sets:
-        Library(stores, model)
+        library = Library(stores, model)
+        before = len(list(tmp_path.glob("store.vectors-*")))
+        assert before == len(stores) - 1 + (stores == sets[2])  # none is made before it is needed
+        library.nearest(query)
     assert len(list(tmp_path.glob("store.vectors-*"))) == 3
     capsys.readouterr()
-    query = model.compositions(*pad_compositions([parse_formula("NaCl")]))
     for stores in sets:
         assert len(Library(stores, model).nearest(query, 100)[0]) == N + 5 * (len(stores) - 1)
     assert capsys.readouterr().err == ""
