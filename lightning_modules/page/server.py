@@ -238,6 +238,7 @@ def make_page(answerer: Answerer, uploads: Path) -> gr.Blocks:
             ]
             gr.Button().click(called, inputs, gr.JSON(label="answer"), api_name="answer")
     page.queue(max_size=WAITING, default_concurrency_limit=2)
+    page.state_session_capacity = SESSIONS
     return page
 
 
