@@ -190,7 +190,7 @@ def point(name: str, by: str, store: Store, folder: Path, target: str) -> dict[s
         "within share": whole.within_formula_share,
         "floor": tested.composition_floor_mae_all,
         "test materials": len(label),
-        "seeds": min(v.shape[1] for v in answers.value.values()),
+        "seeds": min(answers.value[m].shape[1] for m in ("composition", "both")),
     }
     for modality, errors in answers.errors().items():
         found[modality] = float(errors.mean())
