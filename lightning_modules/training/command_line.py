@@ -350,7 +350,10 @@ class XxactCLI(LightningCLI):
     @rank_zero_only
     def _write_metrics(self) -> None:
         assert self.checkpoint is not None
-        path = runs.folder_of(self.checkpoint, self._of("run")) / f"metrics.{self.subcommand}.json"
+        # Nothing is written beside a model, which others share.
+        shared = is_model(self.checkpoint)
+        folder = Path(self._of("run")) if shared else runs.folder_of(self.checkpoint)
+        path = folder / f"metrics.{self.subcommand}.json"
         metrics = finite_metrics(self.trainer.callback_metrics)
         write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
         stage = "test" if self.subcommand == "test" else "val"

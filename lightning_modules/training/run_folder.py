@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-from lightning_modules.checkpoints.places import is_model
 from lightning_modules.training.recipe_files import read_yaml
 from lightning_modules.training.run_lock import TRAINING
 
@@ -68,14 +67,7 @@ def unfinished(folder: Path) -> str:
     return f"{path} is of step {step} of {trainer['max_steps']}: the training was ended early"
 
 
-def folder_of(checkpoint: Path, otherwise: str | Path = "") -> Path:
-    """The run's folder that a checkpoint belongs to.
-
-    Args:
-        checkpoint: A run's, or a model's weights, which belong to none.
-        otherwise: The folder for those: nothing is written beside a model that others share.
-    """
-    if is_model(checkpoint):
-        return Path(otherwise)
+def folder_of(checkpoint: Path) -> Path:
+    """The run's folder that a run's checkpoint belongs to."""
     folder = checkpoint.parent
     return folder.parent if folder.name == CHECKPOINTS else folder

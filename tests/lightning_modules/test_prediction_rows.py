@@ -17,6 +17,7 @@ CHECKPOINT = Path(__file__).parents[1] / "checkpoints/format_1/Regression.ckpt"
 def predict(folder: Path, text: str, *more: str) -> tuple[int, list[dict[str, str]]]:
     given, output = folder / "t.csv", folder / "out.csv"
     given.write_text(text)
+    limit = csv.field_size_limit(131_072)
     status = main(
         ["predict", f"--checkpoint={CHECKPOINT}", f"--input={given}", f"--output={output}",
          "--device=cpu", *more]
@@ -26,7 +27,7 @@ def predict(folder: Path, text: str, *more: str) -> tuple[int, list[dict[str, st
     assert csv.field_size_limit(10**6) == 131_072, "the module's own limit is as it was"
     with output.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    csv.field_size_limit(131_072)
+    csv.field_size_limit(limit)
     return status, rows
 
 

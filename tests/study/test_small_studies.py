@@ -197,7 +197,14 @@ def test_other_values_are_refused(
 
 
 FILES = {
-    "convergence": {"speed.csv", "errors.csv", "tuning.csv", "curves.png", "ratio.png"},
+    "convergence": {
+        "speed.csv",
+        "range.csv",
+        "errors.csv",
+        "tuning.csv",
+        "curves.png",
+        "ratio.png",
+    },
     "scaling": {"errors.csv", "gains.csv", "scaling.png"},
     "representation": {
         *(f"probes_{t}.csv" for t in ("formation_energy", "band_gap", "crystal_system")),

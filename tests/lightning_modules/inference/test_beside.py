@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.elements import SYMBOLS
 from lightning_modules.__main__ import main
-from lightning_modules.inference.evidence import Calibration, calibration_path, digest
+from lightning_modules.inference.evidence import Calibration, digest
 from lightning_modules.inference.prediction import Predictor
 from tests.commands import error_of
 from tests.factories import make_material, make_store
@@ -26,7 +26,7 @@ def aligned(tmp_path: Path) -> Path:
     path = models.aligned(tmp_path / "aligned.ckpt")
     bank = [make_material(2 * i).formula for i in range(20)]
     scale = np.linspace(-8, 0, 99).tolist()
-    Calibration(digest(path), bank, scale, 0.05, {}, {}).save(calibration_path(path))
+    Calibration(digest(path), bank, scale, 0.05, {}, {}).keep(path)
     return path
 
 
