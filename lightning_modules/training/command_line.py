@@ -339,20 +339,13 @@ class XxactCLI(LightningCLI):
         shown = "" if Path(folder).parent == Path("runs") else f", or tensorboard --logdir {folder}"
         print(f"  curves       make tensorboard{shown}")
 
+    @rank_zero_only
     def after_validate(self) -> None:
         """Write the metrics beside the checkpoint's run."""
-        self._write_metrics()
-
-    def after_test(self) -> None:
-        """Write the metrics beside the checkpoint's run."""
-        self._write_metrics()
-
-    @rank_zero_only
-    def _write_metrics(self) -> None:
         assert self.checkpoint is not None
         # Nothing is written beside a model, which others share.
-        shared = is_model(self.checkpoint)
-        folder = Path(self._of("run")) if shared else runs.folder_of(self.checkpoint)
+        a_run = not is_model(self.checkpoint)
+        folder = runs.folder_of(self.checkpoint) if a_run else Path(self._of("run"))
         path = folder / f"metrics.{self.subcommand}.json"
         metrics = finite_metrics(self.trainer.callback_metrics)
         write_json(path, {"checkpoint": str(self.checkpoint), **metrics})
@@ -360,6 +353,8 @@ class XxactCLI(LightningCLI):
         for name, value in figures(self.trainer, self.model, stage).items():
             print(f"{name} {value}")
         print(f"metrics: {path}")
+
+    after_test = after_validate
 
 
 def main(args: Sequence[str]) -> None:
