@@ -207,7 +207,8 @@ def test_many_are_the_same_as_one_by_one_in_order() -> None:
     for number, profile in enumerate(profiles):
         if number % 20 == 0:
             alone = simulator.profile(structures[number], two_theta=grid, fwhm=0.3)
-            np.testing.assert_array_equal(profile, alone)
+            # Another process may align its arrays otherwise, and sum in another order.
+            np.testing.assert_allclose(profile, alone, rtol=1e-12, atol=1e-12)
             np.testing.assert_array_equal(lines[number][1], simulator.lines(structures[number])[1])
     assert number == len(structures) - 1
 
