@@ -1,4 +1,4 @@
-"""What `make docs` adds to the pages of docs/: README and its neighbours, and a page a module."""
+"""What `make docs` adds to docs/: README and its neighbours, cards of models, a page a module."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ NEIGHBOURS = {
     "CHANGELOG.md": "changelog.md",
 }
 """Files of the repository's root, and the pages that they become."""
+CARDS = {
+    f"models/{card.parent.name}/README.md": f"cards/{card.parent.name}.md"
+    for card in sorted(ROOT.glob("models/*/README.md"))
+}
+"""Cards of the models that come with a clone, and the pages that they become."""
 PACKAGES = ("datamodules", "lightning_modules")
 
 
@@ -39,7 +44,7 @@ def page_of(module: str) -> str:
 
 def moved(text: str) -> str:
     """A file of the root as a page beside those of docs/: its links lead where they led."""
-    for name, page in NEIGHBOURS.items():
+    for name, page in (NEIGHBOURS | CARDS).items():
         text = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}(?=[)#])", f"]({page}", text)
     # Notebooks are no pages: their names stay, without a link.
     text = re.sub(r"\[([^]]+)\]\((?:\.\./)?notebooks/[^)]*\)", r"`\1`", text)
@@ -47,13 +52,14 @@ def moved(text: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Adds the modules to the navigation, as a tree of packages."""
+    """Adds the cards, and the modules as a tree of packages, to the navigation."""
     tree: dict[str, dict] = {}
     for module in modules():
         branch = tree
         for part in module.split("."):
             branch = branch.setdefault(part, {})
     assert config.nav is not None
+    config.nav.append({"Cards": list(CARDS.values())})
     config.nav.append({"Modules": [_branch(name, tree[name]) for name in sorted(tree)]})
     return config
 
@@ -68,7 +74,7 @@ def _branch(name: str, below: dict[str, dict]) -> dict:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages."""
-    for name, page in NEIGHBOURS.items():
+    for name, page in (NEIGHBOURS | CARDS).items():
         files.append(File.generated(config, page, content=moved((ROOT / name).read_text())))
     for module in modules():
         files.append(File.generated(config, page_of(module), content=f"::: {module}\n"))

@@ -51,3 +51,25 @@ def test_broken_links_are_found() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path) -> None:
     assert not [name for name in _NAMED.findall(page.read_text()) if not (ROOT / name).exists()]
+
+
+def unknown_to_the_site(page: Path, text: str) -> list[str]:
+    """Links out of docs/ for which the site, built strictly, has no page (docs/site/pages.py)."""
+    known = re.compile(
+        r"(\.\./)?((README|CONTRIBUTING|CHANGELOG)\.md|notebooks/.*|models/[^/]+/README\.md)(#.*)?$"
+    )
+    return [
+        link
+        for link in _LINK.findall(_CODE.sub("", text))
+        if link.startswith("../") and not known.match(link)
+    ]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_the_site_has_what_pages_link_to(page: Path) -> None:
+    assert not unknown_to_the_site(page, page.read_text())
+
+
+def test_links_out_of_the_site_are_found() -> None:
+    text = "[a](../models/properties/README.md) [b](../README.md#start) [c](../Makefile)"
+    assert unknown_to_the_site(ROOT / "docs" / "speed.md", text) == ["../Makefile"]
