@@ -57,18 +57,24 @@ def main() -> None:
     similar = (patterns @ bank.T).numpy()
     own = similar[np.arange(len(rows)), right]
     random = np.random.default_rng(0)
-    few = []
-    for row in range(len(rows)):
+    elements = [frozenset(found.tolist()) for found, _ in compositions]
+    few, few_within, within = [], [], []
+    for row, place in enumerate(right):
         others = random.choice(np.delete(right, row), given.among - 1, replace=False)
         few.append(1 + int((similar[row, others] > own[row]).sum()))
-    elements = [frozenset(found.tolist()) for found, _ in compositions]
-    within = []
-    for row, place in enumerate(right):
+        fitting = [i for i in others if elements[i] <= elements[place]]
+        few_within.append(1 + int((similar[row, fitting] > own[row]).sum()))
         allowed = [i for i, other in enumerate(elements) if other <= elements[place]]
         within.append(1 + int((similar[row, allowed] > own[row]).sum()))
     every = 1 + (similar > own[:, None]).sum(axis=1)
     result = {"patterns": len(rows), "formulas": len(names)}
-    for name, ranks in ((f"among {given.among}", few), ("all", every), ("elements", within)):
+    ranked = {
+        f"among {given.among}": few,
+        f"among {given.among}, elements": few_within,
+        "all": every,
+        "all, elements": within,
+    }
+    for name, ranks in ranked.items():
         result[name] = {
             f"first {n}": round(float((np.array(ranks) <= n).mean()), 3) for n in (1, 5, 10)
         }
