@@ -13,12 +13,13 @@ from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
 from lightning_modules.checkpoints.card import card
 from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum
-from lightning_modules.checkpoints.places import CARD, DESCRIPTION, WEIGHTS, find, is_model
+from lightning_modules.checkpoints.places import CARD, WEIGHTS, find, is_model
 from lightning_modules.checkpoints.whole import (
     PRECISIONS,
     digest,
     evidence_beside,
     read_description,
+    write_description,
     write_model,
 )
 
@@ -101,9 +102,7 @@ def write_evidence(weights: Path, evidence: dict[str, object]) -> None:
         evidence: The fields of `inference.evidence.Calibration`.
     """
     described = read_description(weights)
-    described["evidence"] = evidence | {"checkpoint": digest(weights)}
-    text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(weights.with_name(DESCRIPTION), (text + "\n").encode())
+    write_description(weights, described | {"evidence": evidence | {"checkpoint": digest(weights)}})
 
 
 def load_exported(path: str | Path) -> Backbone:

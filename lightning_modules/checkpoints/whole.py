@@ -1,8 +1,8 @@
 """Whole models as `xxact export --whole` writes them: a task's weights, and a JSON file beside.
 
 Nothing in them is pickled. `model.safetensors` holds the tensors, `model.json` what the task is
-built from, how its data were split and drawn, plain values among the weights, a checksum, and for
-an aligned model the scale on which agreement is measured.
+built from, how its data were split and drawn, plain values among the weights, checksums of the
+weights and of itself, and for an aligned model the scale on which agreement is measured.
 """
 
 import hashlib
@@ -25,6 +25,8 @@ from lightning_modules.checkpoints.reading import KEY, check_plain, check_weight
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Beside a checkpoint, the scale of agreement that was measured for it.
 EVIDENCE = ".evidence.json"
+#: Where a description keeps the checksum of all else in it; the first exports had none.
+OWN_CHECKSUM = "description_checksum"
 #: No description is longer (bytes); the longest part is the scale of an aligned model.
 _LONGEST = 8 * 2**20
 #: What must stay as it is: scales and intervals of the targets, not weights of the network.
@@ -53,8 +55,7 @@ def write_model(folder: Path, described: dict[str, Any], weights: dict[str, Any]
         "checksum": checksum(tensors),
     }
     replace_file(folder / WEIGHTS, save(tensors, {"format": "pt"}))
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / DESCRIPTION, (text + "\n").encode())
+    write_description(folder / WEIGHTS, content)
 
 
 def _rounded(name: str, value: Tensor, kind: torch.dtype) -> Tensor:
@@ -111,6 +112,25 @@ def read_description(path: Path) -> dict[str, Any]:
     return _description(path.with_name(DESCRIPTION))
 
 
+def write_description(path: Path, content: dict[str, Any]) -> None:
+    """Write what lies beside a model's weights, with a checksum of it.
+
+    Args:
+        path: The file of weights.
+        content: What to write; a checksum in it is replaced.
+    """
+    content = content | {OWN_CHECKSUM: _own_checksum(content)}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    replace_file(path.with_name(DESCRIPTION), (text + "\n").encode())
+
+
+def _own_checksum(content: dict[str, Any]) -> str:
+    """BLAKE2b of all values but the checksum, however the file is laid out; 32 digits."""
+    others = {name: value for name, value in content.items() if name != OWN_CHECKSUM}
+    text = json.dumps(others, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def _description(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST:
@@ -124,6 +144,11 @@ def _description(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a description of a model")
     check_plain(path, found)
+    if OWN_CHECKSUM in found and found[OWN_CHECKSUM] != _own_checksum(found):
+        raise ValueError(
+            f"{path}: was changed or damaged after it was written (its {OWN_CHECKSUM} does not "
+            "fit); export or download it again"
+        )
     return found
 
 

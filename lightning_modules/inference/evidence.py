@@ -144,13 +144,14 @@ class Calibration:
         """
         path = calibration_path(checkpoint)
         how = f"run `xxact report evidence --checkpoint {checkpoint} --store STORE`"
-        if not path.is_file() or (
-            is_model(checkpoint) and "evidence" not in read_description(checkpoint)
-        ):
+        described = read_description(checkpoint) if is_model(checkpoint) else None
+        if not path.is_file() if described is None else "evidence" not in described:
             raise ValueError(f"{checkpoint}: its similarity is not calibrated; {how}")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data = data["evidence"] if is_model(checkpoint) else data
+            if described is None:
+                data = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                data = described["evidence"]
             if data["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {data['format_version']}")
             found = cls(**{f.name: data[f.name] for f in fields(cls)})

@@ -12,6 +12,7 @@ from typing import Any
 from lightning_modules import checkpoints
 from lightning_modules.checkpoints.export import export_model, write_evidence
 from lightning_modules.checkpoints.places import find
+from lightning_modules.checkpoints.whole import OWN_CHECKSUM
 from lightning_modules.inference.evidence import Calibration
 from tests.fuzz._command import judged
 from tests.fuzz.mutation import NUMBERS, WORDS, damage
@@ -46,6 +47,8 @@ def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
 def _saying(content: bytes, random_: random.Random) -> bytes:
     """Another value of one key, somewhere, or one key less."""
     described = json.loads(content)
+    # Without its checksum, as of the first exports: with it, no other value comes far.
+    del described[OWN_CHECKSUM]
     where = random_.choice([d for d in _dictionaries(described) if d])
     key = random_.choice(list(where))
     if random_.random() < 0.2:

@@ -1,8 +1,11 @@
 """Whole models: exported, found by folder, name and hub, and refused where they are damaged."""
 
 import json
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from lightning_modules.__main__ import main
 from lightning_modules.checkpoints import places
 from lightning_modules.checkpoints.export import export_model
 from lightning_modules.checkpoints.places import find, shipped
+from lightning_modules.checkpoints.whole import OWN_CHECKSUM, read_description, write_description
 from lightning_modules.inference.evidence import Calibration, Evidence, digest
 from lightning_modules.inference.prediction import Predictor
 from lightning_modules.inference.table import read_table
@@ -132,9 +136,9 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(
 
 
 def _edit(model: Path, name: str, value: object) -> None:
-    described = json.loads((model / "model.json").read_text())
-    described[name] = value
-    (model / "model.json").write_text(json.dumps(described))
+    """Another description, with a checksum that fits it."""
+    weights = model / "model.safetensors"
+    write_description(weights, read_description(weights) | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,51 @@ def test_what_is_damaged_or_incomplete_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
+def _leaves(value: Any) -> Iterator[tuple[dict[str, Any] | list[Any], Any]]:
+    """Where each plain value of a description lies: its dictionary or list, and the key."""
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list):
+            yield from _leaves(item)
+        else:
+            yield value, key
+
+
+def test_a_description_with_any_value_changed_or_left_out_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _aligned(tmp_path)
+    text = (folder / "model.json").read_text()
+    for number in range(len(list(_leaves(json.loads(text))))):
+        for left_out in (False, True):
+            described = json.loads(text)
+            where, key = list(_leaves(described))[number]
+            if key == OWN_CHECKSUM and left_out:
+                continue
+            if left_out:
+                del where[key]
+            elif isinstance(where[key], float):
+                where[key] = math.nextafter(where[key], math.inf)
+            else:
+                where[key] = "x"
+            (folder / "model.json").write_text(json.dumps(described))
+            with pytest.raises(ValueError, match="was changed or damaged after"):
+                checkpoints.load_task(folder)
+            with pytest.raises(ValueError, match="was changed or damaged after"):
+                Calibration.load(find(folder))
+    assert main(["predict", f"--checkpoint={folder}", "--formula=NaCl"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_description_laid_out_otherwise_or_of_the_first_exports_is_read(tmp_path: Path) -> None:
+    folder = _aligned(tmp_path)
+    described = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(dict(reversed(described.items()))))
+    Evidence(folder)
+    del described[OWN_CHECKSUM]
+    (folder / "model.json").write_text(json.dumps(described))
+    Evidence(folder)
+
+
 def test_an_existing_folder_is_not_written_over(
     checkpoint: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +221,15 @@ def test_an_existing_folder_is_not_written_over(
     assert main(["export", f"--checkpoint={checkpoint}", f"--output={model}"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (model / "model.json").read_bytes() == before
+
+
+def _aligned(tmp_path: Path) -> Path:
+    """An aligned model, exported with its scale of agreement."""
+    checkpoint = models.aligned(tmp_path / "run/checkpoints/last.ckpt")
+    kinds = {"sound": {"flagged": 0.05, "n": 99}}
+    Calibration(digest(checkpoint), ["NaCl", "MgO"], [-1.0, 0.0], 0.05, kinds, {}).keep(checkpoint)
+    export_model(checkpoint, tmp_path / "pairs")
+    return tmp_path / "pairs"
 
 
 def test_the_scale_of_agreement_goes_with_an_aligned_model(tmp_path: Path) -> None:
