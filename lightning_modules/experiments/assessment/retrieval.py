@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from datamodules import batch as keys
 from datamodules.grid import Grid
-from datamodules.io.arguments import ArgumentParser
+from datamodules.io.arguments import ArgumentParser, require
 from datamodules.measured import PatternError, Scan
 from datamodules.measured.wavelength import parse_wavelength
 from datamodules.rendering.augmentation import Augmentation, draw
@@ -202,6 +201,9 @@ def measure(
     inputs = np.concatenate([values[:, :2], absent[:, :2]])
     inputs[:, 1] = inputs[:, 1].clip(max=LARGEST_LEAD)
     right = np.concatenate([values[:, 2], np.zeros(len(absent))]) > 0
+    # An extra: everything else here does without.
+    from sklearn.linear_model import LogisticRegression
+
     weights = LogisticRegression(C=1e3, max_iter=10_000).fit(30 * inputs, right).coef_[0]
     result = Confidence(float(max(weights[1], 0.0) / max(weights[0], 1e-6)), [1.0], [1.0])
 
@@ -315,6 +317,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     parser.add_allow_task()
     given = parser.parse_args(argv)
+    require("sklearn", "probes", "xxact report retrieval")
     if given.limit < 20 or given.mixtures < 0:
         raise ValueError("--limit: give at least 20; --mixtures: at least 0")
     device = choose_device(given.device)
