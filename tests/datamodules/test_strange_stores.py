@@ -1,5 +1,6 @@
 """Altered stores are refused in one line, never read out of bounds; nothing is trained on zeros."""
 
+import io
 import json
 import os
 import shutil
@@ -89,6 +90,45 @@ def test_offsets_and_atomic_numbers_are_checked_when_a_shard_is_mapped(
         value = value + offsets[1] if offsets[1] + 1 <= offsets[2] else value * 0
     altered(folder, column, buffer, value, position)
     assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize("method", ["zstd", "lz4"])
+def test_a_compressed_shard_is_refused_before_it_is_unpacked(method: str, folder: Path) -> None:
+    """Damaged lengths tell whether it was unpacked: that would need 4 EiB, and fail otherwise."""
+    column = pa.array(np.zeros(100_000))
+    batch = pa.RecordBatch.from_arrays([column], names=["bomb"])
+    sink = io.BytesIO()
+    options = pa.ipc.IpcWriteOptions(compression=method)
+    with pa.ipc.new_file(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    length, endless = (n.to_bytes(8, "little") for n in (column.nbytes, 2**62))
+    assert sink.getvalue().count(length) == 1
+    rewrite(folder, sink.getvalue().replace(length, endless))
+    assert "its columns are compressed" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("batches", "dictionary", "expected"),
+    [(0, False, "no record batch"), (1, True, "a dictionary where the record batch should be")],
+)
+def test_a_shard_of_other_messages_is_refused(
+    batches: int, dictionary: bool, expected: str, folder: Path
+) -> None:
+    column = pa.array(["a", "b"])
+    column = column.dictionary_encode() if dictionary else column
+    batch = pa.RecordBatch.from_arrays([column], names=["id"])
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        for _ in range(batches):
+            writer.write_batch(batch)
+    rewrite(folder, sink.getvalue())
+    assert expected in refusal(folder)
+
+
+def test_a_shard_is_mapped_without_a_copy(folder: Path) -> None:
+    store = Store(folder)
+    before = pa.total_allocated_bytes()
+    assert store.shard(0).nbytes > 10 * (pa.total_allocated_bytes() - before)
 
 
 def test_verify_looks_at_the_values(folder: Path) -> None:

@@ -8,6 +8,7 @@ the values themselves, is checked by `xxact inspect STORE --verify`.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from datamodules.store.manifest import Layout, ShardInfo, StoreError
 from datamodules.store.structure import INTEGERS
 
 _MAGIC = b"ARROW1"
+_BEGIN = 8
+"""Of the messages in an Arrow file: the magic bytes and their padding come before."""
+_HEADER, _COMPRESSION = 2, 3
+"""Numbers of the fields in Arrow's flatbuffer tables `Message` and `RecordBatch`."""
 #: Sums of atomic fractions, which are rounded to float32, differ from 1 by no more.
 _SLACK = 1e-3
 _AGAIN = "prepare the store again"
@@ -29,13 +34,15 @@ _AGAIN = "prepare the store again"
 def map_shard(path: Path) -> pa.RecordBatch:
     """Maps a shard into memory; its columns are views of the page cache.
 
+    A compressed one is refused before it is unpacked, whatever lengths it declares.
+
     Raises:
-        StoreError: if the file is missing or damaged, or an offset points out of it.
+        StoreError: if the file is missing, damaged or compressed, or an offset points out of it.
     """
     try:
         # Closing the file keeps the mapping: a store of 700 shards holds no file descriptors.
         with pa.memory_map(str(path)) as source:
-            batch = pa.ipc.open_file(source).get_batch(0)
+            batch = _first_batch(source)
         # Lengths of buffers, offsets of lists and strings, UTF-8.
         batch.validate(full=True)
         batch.schema.names  # noqa: B018 (decodes them)
@@ -43,6 +50,50 @@ def map_shard(path: Path) -> pa.RecordBatch:
         reason = printable(str(error).split("\n")[0])
         raise StoreError(f"{path}: cannot be read ({reason}); {_AGAIN}") from None
     return batch
+
+
+def _first_batch(source: pa.NativeFile) -> pa.RecordBatch:
+    """The record batch right after the schema, not copied: all that a writer puts into a shard.
+
+    The messages are read one by one, since Arrow's reader of files would unpack on the way.
+
+    Raises:
+        ValueError: if something else is there, or the batch is compressed.
+    """
+    if source.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("no Arrow file")
+    source.seek(_BEGIN)
+    messages = pa.ipc.MessageReader.open_stream(source)
+    try:
+        schema, message = messages.read_next_message(), messages.read_next_message()
+    except StopIteration:
+        raise ValueError("no record batch") from None
+    if message.type != "record batch":
+        raise ValueError(f"a {message.type} where the record batch should be")
+    if _is_compressed(message.metadata):
+        raise ValueError("its columns are compressed, those of a store never are")
+    return pa.ipc.read_record_batch(message, pa.ipc.read_schema(schema))
+
+
+def _is_compressed(metadata: pa.Buffer) -> bool:
+    """Whether a message says that its record batch is compressed.
+
+    Args:
+        metadata: A flatbuffer, which Arrow has verified: a table begins with how far before it lies
+            its list of places (uint16), in which a field that is not there has a 0.
+    """
+    data = metadata.to_pybytes()
+
+    def place(table: int, field: int) -> int:
+        places = table - struct.unpack_from("<i", data, table)[0]
+        at = 4 + 2 * field
+        if at >= struct.unpack_from("<H", data, places)[0]:
+            return 0
+        return int(struct.unpack_from("<H", data, places + at)[0])
+
+    message = struct.unpack_from("<I", data)[0]
+    header = message + place(message, _HEADER)
+    return place(header + struct.unpack_from("<I", data, header)[0], _COMPRESSION) != 0
 
 
 def check_file(path: Path, shard: ShardInfo) -> None:
