@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import io
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,17 +84,65 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             raise
         # The user knows the file by its own name.
         raise type(refusal)(refusal.errno, os.strerror(refusal.errno or 0), str(path)) from error
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _flush(path.parent)
 
 
 def replace_file(path: str | Path, data: bytes | str | pa.Buffer) -> None:
     """Writes a file whole or not at all; text as UTF-8. See `replacing`."""
     with replacing(path) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when the block has ended without error.
+
+    It lies beside `path` until then. What a kill has left of another attempt is removed first.
+
+    Args:
+        path: The folder to make, which must not exist; the folder around it must.
+
+    Raises:
+        OSError: if it cannot be written, or exists by then; `filename` is as under `path`, and
+            nothing is left beside it.
+    """
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if left.is_dir() and not _runs(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.rename(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        # The user knows the folder by its own name.
+        name = os.fsdecode(error.filename or temporary).replace(str(temporary), str(path))
+        raise type(error)(error.errno, os.strerror(error.errno or 0), name) from error
+    _flush(path.parent)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Brings a folder's names onto the disk."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def replace_table(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -6,7 +6,9 @@ notes that are appended.
 
 import csv
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +18,116 @@ from datamodules.store.manifest import Manifest
 
 #: Inputs as the tables of errors name them, and as the card does.
 GIVEN = {"composition": "composition", "xrd": "pattern", "both": "both"}
+#: What is told of the run's tables of errors and of its metrics.
+_ERRORS = ("target", "given", "by", "group", "n", "mae", "within_mae", "within_pairs")
+_GROUPS = (("all", "all"), ("system", "in training"), ("system", "new"))
+_METRICS = re.compile(
+    "/coverage(_low|_high)?$|/width$|/alignment/random/(pool_size$|.*/recall_at_)"
+)
+_MEASURED = ("formula", "formulas_more_similar", "rank_of", "fwhm")
 
 
-def card(
-    name: str, described: Mapping[str, Any], weights: int, run: Path | None, notes: str
-) -> str:
+def record(run: Path) -> dict[str, Any]:
+    """What a run recorded of itself, as far as its model's card tells it.
+
+    It goes into the model's description, so that a model that is exported again has the same card.
+
+    Args:
+        run: The folder of the run: `config.yaml` says the data, `errors.test.csv` and
+            `metrics.test.json` the errors, `measured.jsonl` (lines of `benchmarks/measured.py`)
+            what it makes of measured patterns. What is not there is left out.
+
+    Returns:
+        Plain values; numbers that are not finite are None.
+    """
+    found = {
+        "data": _data_of(_yaml(run / "config.yaml").get("data")),
+        "errors": _errors_of(run),
+        "metrics": _metrics_of(run),
+        "measured": _measured_of(run),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _data_of(data: object) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {}
+    stores: list[dict[str, Any]] = []
+    for place in data.get("stores") or []:
+        folder = Path(place)
+        try:
+            manifest = Manifest.load(folder)
+        except (OSError, ValueError):
+            stores.append({"name": folder.name})
+            continue
+        told = {name: str(manifest.source.get(name, "")) for name in ("licence", "citation")}
+        stores.append({"name": folder.name, "materials": manifest.counts["written"]} | told)
+    return {
+        "stores": stores,
+        "batch": data.get("global_batch_size", 0),
+        "augment": bool(data.get("augment")),
+    }
+
+
+def _errors_of(run: Path) -> list[dict[str, str]]:
+    try:
+        with (run / "errors.test.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return []
+    return [
+        {name: row.get(name) or "" for name in _ERRORS}
+        for row in rows
+        if (row["by"], row["group"]) in _GROUPS
+    ]
+
+
+def _metrics_of(run: Path) -> dict[str, float | None]:
+    try:
+        found = json.loads((run / "metrics.test.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {
+        key: value if math.isfinite(value) else None
+        for key, value in found.items()
+        if _METRICS.search(key)
+    }
+
+
+def _measured_of(run: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (run / "measured.jsonl").read_text(encoding="utf-8").splitlines()
+        found = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError):
+        return []
+    return [{name: line[name] for name in _MEASURED} for line in found]
+
+
+def card(name: str, described: Mapping[str, Any], weights: int) -> str:
     """Write a model's card, as Markdown.
 
     Args:
         name: Of the model.
-        described: Its description, as in `model.json`.
+        described: Its description, as in `model.json`: with what `record` found under `recorded`,
+            and under `notes` Markdown that is appended (sources, licences, uses that are not
+            meant).
         weights: How many numbers it has.
-        run: The folder of its run: `config.yaml` says the data, `errors.test.csv` and
-            `metrics.test.json` the errors, `measured.jsonl` (lines of `benchmarks/measured.py`)
-            what it makes of measured patterns. None, or without these: they are left out.
-        notes: Markdown that is appended: sources, licences, uses that are not meant.
     """
-    config = _yaml(run / "config.yaml") if run else {}
+    recorded = described.get("recorded", {})
+    metrics = recorded.get("metrics", {})
     parts = [
         f"# {name}",
         "*Written by `xxact export` from what the run recorded.*",
         _what(described, weights),
-        _data(config, described),
+        _data(recorded.get("data", {}), described),
         _split(described),
+        _errors(recorded.get("errors", [])),
+        _coverage(metrics),
+        _retrieval(metrics),
+        _evidence(described),
+        _measured(recorded.get("measured", [])),
+        described.get("notes", "").strip(),
     ]
-    if run:
-        parts += [_errors(run), _coverage(run), _retrieval(run)]
-    parts += [_evidence(described), _measured(run) if run else "", notes.strip()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -74,35 +159,21 @@ def _targets(described: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(names, units, strict=True)) if len(names) == len(units) else {}
 
 
-def _data(config: Mapping[str, Any], described: Mapping[str, Any]) -> str:
-    data = config.get("data", {})
+def _data(data: Mapping[str, Any], described: Mapping[str, Any]) -> str:
     if not data:
         return ""
     rows = []
-    for place in data.get("stores", []):
-        folder = Path(place)
-        try:
-            manifest = Manifest.load(folder)
-        except (OSError, ValueError):
-            rows.append([folder.name, "", "", ""])
-            continue
-        source = manifest.source
-        rows.append(
-            [
-                folder.name,
-                f"{manifest.counts['written']:,}",
-                str(source.get("licence", "")),
-                str(source.get("citation", "")),
-            ]
-        )
+    for store in data["stores"]:
+        materials = f"{store['materials']:,}" if "materials" in store else ""
+        rows.append([store["name"], materials, store.get("licence", ""), store.get("citation", "")])
     steps = described.get("steps", 0)
-    seen = steps * data.get("global_batch_size", 0)
+    seen = steps * data["batch"]
     return (
         "## Training data\n\n"
         + _table(["store", "materials, all splits", "licence", "citation"], rows)
-        + f"\n\n{steps:,} steps of {data.get('global_batch_size')} materials "
+        + f"\n\n{steps:,} steps of {data['batch']} materials "
         f"({seen:,} in all), patterns changed at random: "
-        f"{'yes' if data.get('augment') else 'no'}."
+        f"{'yes' if data['augment'] else 'no'}."
     )
 
 
@@ -121,14 +192,10 @@ def _split(described: Mapping[str, Any]) -> str:
     )
 
 
-def _errors(run: Path) -> str:
-    try:
-        with (run / "errors.test.csv").open(newline="", encoding="utf-8") as file:
-            found = {
-                (r["target"], r["given"], r["by"], r["group"]): r for r in csv.DictReader(file)
-            }
-    except OSError:
+def _errors(recorded: Sequence[Mapping[str, str]]) -> str:
+    if not recorded:
         return ""
+    found = {(r["target"], r["given"], r["by"], r["group"]): r for r in recorded}
     rows = []
     for target in dict.fromkeys(key[0] for key in found):
         for given, shown in GIVEN.items():
@@ -159,11 +226,7 @@ def _errors(run: Path) -> str:
     )
 
 
-def _coverage(run: Path) -> str:
-    try:
-        found = json.loads((run / "metrics.test.json").read_bytes())
-    except (OSError, ValueError):
-        return ""
+def _coverage(found: Mapping[str, float | None]) -> str:
     rows = []
     for key, value in found.items():
         _, *rest = key.split("/")
@@ -174,8 +237,9 @@ def _coverage(run: Path) -> str:
                 [
                     target,
                     GIVEN.get(given, given),
-                    f"{value:.3f} [{found[key + '_low']:.3f}, {found[key + '_high']:.3f}]",
-                    f"{found[stem + 'width']:.3g}",
+                    f"{_number(value)} [{_number(found[key + '_low'])}, "
+                    f"{_number(found[key + '_high'])}]",
+                    _number(found[stem + "width"], ".3g"),
                 ]
             )
     if not rows:
@@ -184,11 +248,7 @@ def _coverage(run: Path) -> str:
     return "## Intervals on held-out formulas\n\n" + _table(head, rows)
 
 
-def _retrieval(run: Path) -> str:
-    try:
-        found = json.loads((run / "metrics.test.json").read_bytes())
-    except (OSError, ValueError):
-        return ""
+def _retrieval(found: Mapping[str, float | None]) -> str:
     rows = []
     for way, shown in (
         ("xrd_to_composition", "composition of a pattern"),
@@ -196,22 +256,19 @@ def _retrieval(run: Path) -> str:
     ):
         shares = [found.get(f"test/alignment/random/{way}/recall_at_{n}") for n in (1, 5, 10)]
         if None not in shares:
-            rows.append([shown, *(f"{share:.3f}" for share in shares)])
+            rows.append([shown, *map(_number, shares)])
     if not rows:
         return ""
     pool = found.get("test/alignment/random/pool_size", 0)
     return (
-        f"## Retrieval on held-out formulas\n\nSimulated patterns; the right one among {pool:.0f} "
-        "of all stores, share of the materials.\n\n"
+        "## Retrieval on held-out formulas\n\nSimulated patterns; the right one among "
+        f"{_number(pool, '.0f')} of all stores, share of the materials.\n\n"
         + _table(["searched", "first", "first 5", "first 10"], rows)
     )
 
 
-def _measured(run: Path) -> str:
-    try:
-        lines = (run / "measured.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError):
+def _measured(found: Sequence[Mapping[str, Any]]) -> str:
+    if not found:
         return ""
     rows = [
         [
@@ -244,6 +301,10 @@ def _evidence(described: Mapping[str, Any]) -> str:
         "meant to be).\n\n"
         + _table(["what is wrong", "area under the curve", "flagged", "n"], rows)
     )
+
+
+def _number(value: float | None, digits: str = ".3f") -> str:
+    return "–" if value is None else format(value, digits)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

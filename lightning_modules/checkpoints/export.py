@@ -7,11 +7,11 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.io.arguments import ArgumentParser
-from datamodules.io.files import replace_file
+from datamodules.io.arguments import ArgumentParser, printable
+from datamodules.io.files import new_folder, replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
-from lightning_modules.checkpoints.card import card
+from lightning_modules.checkpoints.card import card, record
 from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum
 from lightning_modules.checkpoints.places import CARD, WEIGHTS, find, is_model
 from lightning_modules.checkpoints.whole import (
@@ -54,44 +54,62 @@ def export(checkpoint: str | Path, output: Path) -> None:
 
 
 def export_model(
-    checkpoint: str | Path, output: Path, precision: str = "float32", notes: str = ""
+    checkpoint: str | Path, output: Path, precision: str | None = None, notes: str | None = None
 ) -> None:
     """Write a whole model: weights, description, card.
 
     Intervals are part of the weights; the scale on which an aligned model measures agreement, if it
-    lies beside the checkpoint, goes into the description.
+    lies beside the checkpoint, goes into the description, as does what the run recorded of its data
+    and errors. The folder appears when it is whole. A model that is exported again is the same.
 
     Args:
         checkpoint: Of any task, or a model.
         output: The folder to write; must not exist. Its name is the model's.
-        precision: What the network's weights are kept as: `float32` or `bfloat16`.
-        notes: Markdown for the end of the card.
+        precision: What the network's weights are kept as: `float32` or `bfloat16`; a model's own,
+            or `float32`, unless given.
+        notes: Markdown for the end of the card; a model's own, or none, unless given.
 
     Raises:
         ValueError: if the checkpoint cannot be read, the output exists, or the precision is none.
+        OSError: if the folder cannot be written.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision}: must be one of {', '.join(PRECISIONS)}")
     _refuse_existing(output)
     place = find(checkpoint)
     read = checkpoints.read(place)
     described, weights = dict(read[checkpoints.KEY]), read["state_dict"]
     # Where it started from is a path of the machine that trained it, and is not needed again.
     described["arguments"] = described["arguments"] | {"init_from": None}
+    precision = precision or str(described.get("precision", "float32"))
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision {printable(precision)}: must be one of {', '.join(PRECISIONS)}"
+        )
     described["precision"] = precision
+    if notes is not None:
+        described["notes"] = notes
+    if not is_model(place):
+        described["recorded"] = record(place.parent.parent)
     if "global_step" in read:
         # The recipe's may have been another, where a run was continued.
         described["steps"] = read["global_step"]
     if evidence := evidence_beside(place):
         described["evidence"] = evidence
-    output.mkdir(parents=True)
-    write_model(output, described, weights, precision)
-    if "evidence" in described:
-        write_evidence(output / WEIGHTS, described["evidence"])
     numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
-    run = place.parent.parent if not is_model(place) else None
-    text = card(output.name, read_description(output / WEIGHTS), numbers, run, notes)
-    replace_file(output / CARD, text.encode())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(output) as folder:
+        try:
+            write_model(folder, described, weights, precision)
+            if "evidence" in described:
+                write_evidence(folder / WEIGHTS, described["evidence"])
+            text = card(output.name, read_description(folder / WEIGHTS), numbers)
+            replace_file(folder / CARD, text)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # What a stranger's model says of its run may be anything.
+            reason = printable(f"{type(error).__name__}: {error}", 200)
+            raise ValueError(
+                f"{place}: what is recorded of its data and errors cannot be told ({reason}); "
+                "export or download it again"
+            ) from error
 
 
 def write_evidence(weights: Path, evidence: dict[str, object]) -> None:
@@ -135,8 +153,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(
         "--precision",
         choices=list(PRECISIONS),
-        default="float32",
-        help="how a whole model's weights are kept; bfloat16 is half as large (float32)",
+        help="how a whole model's weights are kept; bfloat16 is half as large (float32; a model's "
+        "own)",
     )
     parser.add_argument("--notes", type=Path, help="Markdown for the end of the model's card")
     given = parser.parse_args(args)
@@ -145,7 +163,7 @@ def main(args: Sequence[str]) -> int:
         size = given.output.stat().st_size / 2**20
         print(f"{given.output}: {size:.1f} MiB; start from it with --model.init_from")
         return 0
-    notes = ""
+    notes = None
     if given.notes is not None:
         try:
             notes = given.notes.read_text(encoding="utf-8")

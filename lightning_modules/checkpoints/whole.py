@@ -49,11 +49,14 @@ def write_model(folder: Path, described: dict[str, Any], weights: dict[str, Any]
         if isinstance(value, Tensor)
     }
     others = {name: value for name, value in weights.items() if not isinstance(value, Tensor)}
-    content = described | {
+    written = {
         "preprocessing": PREPROCESSING,
         "values": others,
         "checksum": checksum(tensors),
     }
+    # In the same order where a model is written again.
+    kept = {name: x for name, x in described.items() if name not in {*written, OWN_CHECKSUM}}
+    content = kept | written
     replace_file(folder / WEIGHTS, save(tensors, {"format": "pt"}))
     write_description(folder / WEIGHTS, content)
 

@@ -2,12 +2,20 @@
 
 import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from datamodules.io.files import explain, remove_leftovers, replace_file, replace_table, replacing
+from datamodules.io.files import (
+    explain,
+    new_folder,
+    remove_leftovers,
+    replace_file,
+    replace_table,
+    replacing,
+)
 
 
 @pytest.fixture
@@ -75,3 +83,32 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_folder_appears_when_it_is_whole_and_what_kills_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "mine"
+    # No process has such a number; that of this one still runs.
+    for left in (".mine.99999999.tmp", ".mine.x.tmp", f".mine.{os.getppid()}.tmp"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "a").write_bytes(b"half")
+    (tmp_path / ".mine.again.99999999.tmp").write_bytes(b"a file of somebody's")
+    with new_folder(path) as folder:
+        replace_file(folder / "a", "whole")
+        assert not path.exists()
+    assert (path / "a").read_bytes() == b"whole"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f".mine.{os.getppid()}.tmp",
+        ".mine.again.99999999.tmp",
+        "mine",
+    ]
+    with pytest.raises(OSError, match="not empty") as raised, new_folder(path) as folder:
+        replace_file(folder / "a", "other")
+    assert raised.value.filename == str(path)
+    assert (path / "a").read_bytes() == b"whole"
+
+
+def test_a_folder_that_cannot_be_filled_leaves_nothing(tmp_path: Path, full_disk: None) -> None:
+    with pytest.raises(OSError, match="No space") as raised, new_folder(tmp_path / "m") as folder:
+        replace_file(folder / "a", bytes(20_000))
+    assert raised.value.filename == str(tmp_path / "m" / "a")
+    assert not list(tmp_path.iterdir())

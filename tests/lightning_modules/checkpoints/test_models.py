@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
-from lightning_modules.checkpoints import places
+from lightning_modules.checkpoints import export, places
 from lightning_modules.checkpoints.export import export_model
 from lightning_modules.checkpoints.places import find, shipped
 from lightning_modules.checkpoints.whole import OWN_CHECKSUM, read_description, write_description
@@ -325,3 +326,70 @@ def test_the_card_says_what_the_run_measured_and_is_written_equal_again(
     assert "| band_gap | both | 0.910 [0.800, 0.950] | 1.5 |" in cards[0]
     assert "| MnO | 2 of 11,851 | 0.16° |" in cards[0]
     assert cards[0].endswith("Not for X.\n")
+
+
+def test_a_model_that_is_exported_again_is_the_same_without_its_run(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(checkpoint.parent, run / "checkpoints")
+    data = {"stores": [str(tmp_path / "gone" / "oxides")], "global_batch_size": 64}
+    (run / "config.yaml").write_text(json.dumps({"data": data}))
+    errors = ["target,given,by,group,n,mae,rmse", "band_gap,both,all,all,9.0,0.25,0.5"]
+    (run / "errors.test.csv").write_text("\n".join(errors))
+    metrics = {f"test/both/band_gap/coverage{end}": 0.5 for end in ("", "_low", "_high")}
+    metrics |= {"test/both/band_gap/width": math.nan, "test/both/band_gap/mae": 0.25}
+    (run / "metrics.test.json").write_text(json.dumps(metrics))
+    line = {"formula": "MnO", "formulas_more_similar": 1, "rank_of": 9, "fwhm": 0.1, "file": "m.xy"}
+    (run / "measured.jsonl").write_text(json.dumps(line) + "\n")
+    export_model(run / "checkpoints/last.ckpt", tmp_path / "a/mine", "bfloat16", "Not for X.")
+    shutil.rmtree(run)
+    command = ["export", f"--checkpoint={tmp_path / 'a/mine'}", f"--output={tmp_path / 'b/mine'}"]
+    assert main(command) == 0
+    for name in ("model.safetensors", "model.json", "README.md"):
+        assert (tmp_path / "a/mine" / name).read_bytes() == (
+            tmp_path / "b/mine" / name
+        ).read_bytes()
+    card = (tmp_path / "b/mine/README.md").read_text()
+    for said in ("| oxides |", "of 64 materials", "| band_gap | both | 9 | 0.25 |", "Not for X.",
+                 "| band_gap | both | 0.500 [0.500, 0.500] | – |", "| MnO | 2 of 9"):  # fmt: skip
+        assert said in card
+    assert str(tmp_path) not in card + (tmp_path / "b/mine/model.json").read_text()
+    export_model(tmp_path / "a/mine", tmp_path / "c/mine", notes="For Y.")
+    assert (tmp_path / "c/mine/README.md").read_text() == card.replace("Not for X.", "For Y.")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("recorded", {"errors": 3}), ("recorded", []), ("notes", 3), ("notes", "\ud800"),
+     ("evidence", {"kinds": {}}), ("precision", "int1"), ("steps", None)],
+)  # fmt: skip
+def test_what_cannot_be_told_is_refused_in_one_line_and_leaves_no_folder(
+    name: str, value: object, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model, tmp_path / "copy")
+    recorded = {"data": {"stores": [], "batch": 64, "augment": True}}
+    described = json.loads((tmp_path / "copy/model.json").read_text())
+    del described[OWN_CHECKSUM]
+    described |= {"recorded": recorded} | {name: value}
+    (tmp_path / "copy/model.json").write_text(json.dumps(described))
+    command = ["export", f"--checkpoint={tmp_path / 'copy'}", f"--output={tmp_path / 'mine'}"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_an_export_that_is_killed_leaves_no_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object) -> None:
+        assert [path.name for path in tmp_path.iterdir()] == [f".mine.{os.getpid()}.tmp"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "card", ended)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(checkpoint, tmp_path / "mine")
+    assert not list(tmp_path.iterdir())
+    export_model(checkpoint, tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
