@@ -1,12 +1,14 @@
 r"""What do published kinds of models reach on the same split with the same CPU time?
 
     .venv/bin/python benchmarks/peers.py --store data/nrel --target formation_energy \
-        [--seconds 60] [--seeds 0 1 2] [--models resnet ours …] [--output peers.json]
+        [--seconds 60] [--seeds 0 1 2] [--models resnet ours …] [--split validation] \
+        [--output peers.json]
 
 Every model trains on the training split by the absolute error for so many seconds of CPU time (all
 threads counted) and is judged once on the test split: error, error and pairs ranked rightly within
-formulas, seconds, parameters. Nothing is tuned, for nobody: AdamW, batches of 64, one cycle up to
-1e-3 (3e-4 for transformers of patterns) over the budget. Models:
+formulas, seconds, parameters, steps. Variants are compared by --split validation. Nothing is tuned,
+for nobody: AdamW, batches of 64, one cycle up to 1e-3 (3e-4 for transformers of patterns) over the
+budget. Models:
 
     composition   boosted       gradient boosting on statistics of elemental properties (as Magpie:
                                 Ward et al., npj Comput. Mater. 2, 16028 (2016); properties are
@@ -22,7 +24,15 @@ formulas, seconds, parameters. Nothing is tuned, for nobody: AdamW, batches of 6
     both          concatenated  the set transformer and the convolutions side by side, joined by a
                                 perceptron (the kind of XRayPro)
                   boosted_both  gradient boosting on both tables
-                  ours          the tiny backbone: two encoders and cross-attention, from scratch
+                  ours          the task Regression of configs/regression.yaml with the tiny
+                                backbone, from scratch
+
+Only where --models names them, variants that tell which part of ours matters:
+
+                  ours_both_only  the task without its losses for one modality alone
+                  ours_bare       the backbone, a linear head, the absolute error
+                  ours_coarse     half as many patches, twice as wide
+                  ours_unfused    our two encoders side by side, joined by a perceptron
 
 Patterns are square roots of the intensity at 1 063 points from 5 to 90°. The last line is JSON.
 """
@@ -36,38 +46,22 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from baselines import boost, pattern_features
-from plain_transformer import PlainTransformer
+from peer_networks import GRID, NETWORKS, Inputs, Network
 from torch import Tensor, nn
 
 from datamodules import batch as keys
 from datamodules.elements import SYMBOLS
-from datamodules.grid import Grid
 from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.splits import key_column, to_keys
 from datamodules.xrd_datamodule import XRDDataModule
-from lightning_modules.backbone import Backbone, BackboneConfig
 from lightning_modules.metrics.within import figures, pair_tolerance
 
-GRID, SHAPE = Grid(5.0, 90.0, 0.08), PeakShape(fwhm=0.3)
-PATCH, WIDTH, BATCH = 21, 96, 64
-
-
-class Inputs(NamedTuple):
-    """Elements and fractions (N, E) and patterns (N, L)."""
-
-    elements: Tensor
-    fractions: Tensor
-    xrd: Tensor
-
-    def at(self, rows: Tensor) -> Inputs:
-        """Some rows."""
-        return Inputs(*(part[rows] for part in self))
+SHAPE, BATCH = PeakShape(fwhm=0.3), 64
 
 
 def inputs_of(data: XRDDataModule) -> Inputs:
@@ -83,169 +77,19 @@ def inputs_of(data: XRDDataModule) -> Inputs:
     return Inputs(*(torch.cat(parts)[place] for parts in zip(*found, strict=True)))
 
 
-class SetTransformer(nn.Module):
-    """The composition alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = PlainTransformer()
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Standardised values, (N,)."""
-        value: Tensor = self.encoder(x.elements, x.fractions)
-        return value
-
-
-class Convolutions(nn.Module):
-    """Strided convolutions with a global mean: (N, L) to (N, 192)."""
-
-    out = 192
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 1
-        for width, kernel in ((32, 15), (64, 9), (96, 7), (128, 5), (self.out, 5)):
-            layers += [nn.Conv1d(before, width, kernel, 2, kernel // 2)]
-            layers += [nn.BatchNorm1d(width), nn.ReLU()]
-            before = width
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, xrd: Tensor) -> Tensor:
-        """Vectors, (N, D)."""
-        vector: Tensor = self.layers(xrd[:, None]).mean(dim=-1)
-        return vector
-
-
-class Residual(nn.Module):
-    """Two convolutions beside an identity."""
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv1d(before, width, 5, stride, 2, bias=False),
-            nn.BatchNorm1d(width),
-            nn.ReLU(),
-            nn.Conv1d(width, width, 5, 1, 2, bias=False),
-            nn.BatchNorm1d(width),
-        )
-        self.beside = nn.Conv1d(before, width, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, L) to (N, C', L')."""
-        return torch.relu(self.body(x) + self.beside(x))
-
-
-class OfPattern(nn.Module):
-    """A value of the pattern alone: an encoder (N, L) to (N, D), and a head."""
-
-    def __init__(self, encoder: nn.Module, width: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Sequential(nn.Linear(width, WIDTH), nn.GELU(), nn.Linear(WIDTH, 1))
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Standardised values, (N,)."""
-        value: Tensor = self.head(self.encoder(x.xrd))[:, 0]
-        return value
-
-
-class ResNet(nn.Sequential):
-    """A residual network of eight convolutions in four stages: (N, L) to (N, 192)."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Unflatten(1, (1, -1)),
-            nn.Conv1d(1, 32, 15, 4, 7),
-            Residual(32, 32, 1),
-            Residual(32, 64, 2),
-            Residual(64, 128, 2),
-            Residual(128, 192, 2),
-            nn.AdaptiveAvgPool1d(1),
-            nn.Flatten(),
-        )
-
-
-class Patches(nn.Module):
-    """A transformer over patches of the pattern: (N, L) to (N, WIDTH)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n = GRID.n_points // PATCH
-        self.token = nn.Linear(PATCH, WIDTH)
-        self.place = nn.Parameter(0.02 * torch.randn(self.n, WIDTH))
-        layer = nn.TransformerEncoderLayer(
-            WIDTH, 4, 4 * WIDTH, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, 4, nn.LayerNorm(WIDTH), False)
-
-    def forward(self, xrd: Tensor) -> Tensor:
-        """Vectors, (N, D)."""
-        patches = xrd[:, : self.n * PATCH].unflatten(1, (self.n, PATCH))
-        vector: Tensor = self.encoder(self.token(patches) + self.place).mean(dim=1)
-        return vector
-
-
-class Concatenated(nn.Module):
-    """Both encoders' vectors side by side, and a perceptron."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.composition, self.pattern = PlainTransformer(), Convolutions()
-        width = self.composition.summary.shape[0]
-        self.composition.head = nn.Identity()
-        self.head = nn.Sequential(
-            nn.Linear(width + Convolutions.out, 128), nn.GELU(), nn.Linear(128, 1)
-        )
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Standardised values, (N,)."""
-        vectors = (self.composition.vector(x.elements, x.fractions), self.pattern(x.xrd))
-        value: Tensor = self.head(torch.cat(vectors, dim=1))[:, 0]
-        return value
-
-
-class Ours(nn.Module):
-    """The tiny backbone of configs/model/tiny.yaml and a linear head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        grid = Grid(5.0, 5.0 + GRID.step * PATCH * (GRID.n_points // PATCH), GRID.step)
-        config = BackboneConfig(
-            width=WIDTH, heads=4, composition_layers=2, xrd_layers=3, fusion_layers=1,
-            patch_points=PATCH,
-        )  # fmt: skip
-        self.backbone, self.head = Backbone(config, grid), nn.Linear(WIDTH, 1)
-
-    def forward(self, x: Inputs) -> Tensor:
-        """Standardised values, (N,)."""
-        xrd = x.xrd[:, : self.backbone.grid.n_points]
-        measured = torch.ones_like(xrd, dtype=torch.bool)
-        value: Tensor = self.head(self.backbone(x.elements, x.fractions, xrd, measured).fused)[:, 0]
-        return value
-
-
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], float]] = {
-    "set": (SetTransformer, 1e-3),
-    "convolutions": (lambda: OfPattern(Convolutions(), Convolutions.out), 1e-3),
-    "resnet": (lambda: OfPattern(ResNet(), 192), 1e-3),
-    "patches": (lambda: OfPattern(Patches(), WIDTH), 3e-4),
-    "concatenated": (Concatenated, 1e-3),
-    "ours": (Ours, 1e-3),
-}
-"""Networks and the highest rates of their schedules."""
 BOOSTED = ("boosted", "boosted_xrd", "boosted_both")
 SEES = {
     "boosted": "composition", "set": "composition", "convolutions": "pattern",
     "resnet": "pattern", "patches": "pattern", "boosted_xrd": "pattern",
     "concatenated": "both", "boosted_both": "both", "ours": "both",
 }  # fmt: skip
+VARIANTS = [name for name in NETWORKS if name not in SEES]
 
 
 def train(
-    build: Callable[[], nn.Module], rate: float, x: Inputs, labels: Tensor, rows: Tensor,
+    build: Callable[[], Network], rate: float, x: Inputs, labels: Tensor, rows: Tensor,
     seconds: float, seed: int,
-) -> tuple[nn.Module, int]:  # fmt: skip
+) -> tuple[Network, int]:  # fmt: skip
     """Trains a network for some seconds of CPU time; gives it and its steps."""
     torch.manual_seed(seed)
     model = build()
@@ -258,7 +102,7 @@ def train(
         if len(queue) < BATCH:
             queue = rows[torch.randperm(len(rows))]
         drawn, queue = queue[:BATCH], queue[BATCH:]
-        loss = (model(x.at(drawn)) - labels[drawn]).abs().mean()
+        loss = model.loss(x.at(drawn), labels[drawn], steps)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -309,7 +153,8 @@ def main() -> None:
     parser.add_argument("--target", default="formation_energy")
     parser.add_argument("--seconds", type=float, default=120.0, help="of CPU time a model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--models", nargs="+", choices=SEES, default=list(SEES))
+    parser.add_argument("--models", nargs="+", choices=[*SEES, *VARIANTS], default=list(SEES))
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", type=Path, help="a JSON file, written after every model")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -318,12 +163,12 @@ def main() -> None:
     label = collection.column(given.target).astype(np.float32)
     split = {
         name: torch.from_numpy(rows[np.isfinite(label[rows])])
-        for name in ("train", "test")
+        for name in ("train", given.split)
         for rows in [data.rows(name)]
     }
-    labels, test = torch.from_numpy(label), split["test"]
+    labels, judged_on = torch.from_numpy(label), split[given.split]
     mean, spread = labels[split["train"]].mean(), labels[split["train"]].std()
-    formulas = to_keys(collection.column(key_column("formula")))[test.numpy()]
+    formulas = to_keys(collection.column(key_column("formula")))[judged_on.numpy()]
     unit = collection.units.get(given.target, "")
     tolerance = pair_tolerance(given.target, unit, float(spread))
     x = inputs_of(data)
@@ -340,25 +185,25 @@ def main() -> None:
             if name in BOOSTED:
                 rows = split["train"].numpy()
                 table = tables[name]
-                value = boost(table[rows], label[rows], table[test.numpy()], seed, 1500)
+                value = boost(table[rows], label[rows], table[judged_on.numpy()], seed, 1500)
                 size, steps = 0, 0
             else:
                 build, rate = NETWORKS[name]
                 scaled = (labels - mean) / spread
                 model, steps = train(build, rate, x, scaled, split["train"], given.seconds, seed)
                 with torch.no_grad():
-                    parts = [model(x.at(rows)) for rows in test.split(512)]
+                    parts = [model(x.at(rows)) for rows in judged_on.split(512)]
                 value = (torch.cat(parts) * spread + mean).numpy()
                 size = sum(p.numel() for p in model.parameters())
             spent = time.process_time() - start
-            true = label[test.numpy()].astype(np.float64)
+            true = label[judged_on.numpy()].astype(np.float64)
             [judged] = figures(
-                value[:, None].astype(np.float64), true, formulas, test.numpy(), tolerance
+                value[:, None].astype(np.float64), true, formulas, judged_on.numpy(), tolerance
             )
             results.append(
                 {
-                    "model": name, "sees": SEES[name], "seed": seed,
-                    "mae": float(np.abs(value - label[test.numpy()]).mean()),
+                    "model": name, "sees": SEES.get(name, "both"), "seed": seed,
+                    "mae": float(np.abs(value - true).mean()),
                     "within_mae": judged.get("mae", math.nan),
                     "pairs": judged.get("pairs", math.nan),
                     "cpu_seconds": round(spent, 1), "parameters": size, "steps": steps,
@@ -370,7 +215,11 @@ def main() -> None:
             print(f"{told} {size:>11} {steps:>7}", flush=True)
             if given.output:
                 given.output.write_text(json.dumps(results, indent=1))
-    print(json.dumps({"store": given.store, "target": given.target, "results": results}))
+    print(
+        json.dumps(
+            {"store": given.store, "target": given.target, "split": given.split, "results": results}
+        )
+    )
 
 
 if __name__ == "__main__":
