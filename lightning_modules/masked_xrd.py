@@ -23,14 +23,13 @@ from lightning_modules.backbone import (
 )
 from lightning_modules.base import OptimizerConfig, Task
 from lightning_modules.metrics.reconstruction import MaskedReconstructionError, StrongestLine
-from lightning_modules.objectives.decoder import MaskedPatchDecoder
+from lightning_modules.objectives.decoder import MaskedPatchDecoder, Repetitions
 from lightning_modules.objectives.losses import (
     masked_cross_entropy,
     masked_logits,
     masked_squared_error,
 )
 from lightning_modules.objectives.masking import PatchMask, check_ratio, span_mask
-from lightning_modules.objectives.repetitions import Repetitions
 
 #: Tails of strong lines reach this far (degrees 2θ) out of a visible patch.
 TAIL = 0.5
@@ -85,7 +84,7 @@ class MaskedXRD(Task):
             of the hidden patches.
         decoder_self_attention: Whether the hidden patches know of each other in the decoder.
         repetitions: Share of the materials, in training, whose decoder is shown where the visible
-            lines, repeated at their own distances in Q², would fall (`objectives/repetitions.py`);
+            lines, repeated at their own distances in Q², would fall (`objectives/decoder.py`);
             0: it never is, above 0: always in validation. Shown to none, small models put an
             average pattern everywhere for thousands of steps.
         scale_range: In training, each pattern is multiplied by a number drawn log-uniformly from

@@ -9,7 +9,7 @@ from datamodules import batch as keys
 from datamodules.grid import Grid
 from lightning_modules.backbone import BackboneConfig, to_patches
 from lightning_modules.masked_xrd import MaskedXRD
-from lightning_modules.objectives.repetitions import Repetitions
+from lightning_modules.objectives.decoder import Repetitions
 from lightning_modules.training.callbacks.every_run import ReconstructionPictures
 from tests.lightning_modules.batches import GRID, make_batch
 
