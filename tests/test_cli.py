@@ -141,6 +141,9 @@ def test_a_run_leaves_checkpoints_metrics_pictures_and_its_configuration(
     assert config["model"]["init_args"]["backbone"]["width"] == 16
     assert config["data"]["grid"]["step"] == 0.1
     assert "resume" not in config
+    told = json.loads((run / "start.json").read_text())
+    assert told["monitor"] == "val/loss"
+    assert Path(told["recipes"][0]).name == "pretrain_mxm.yaml"
 
 
 def test_a_checkpoint_rebuilds_its_task_without_pickles(
@@ -182,6 +185,7 @@ def test_resume_continues_and_keeps_the_first_configuration(
     assert fit(*STEPS, "--trainer.max_steps=8", "--resume") == 0
     assert (run / "config.yaml").read_text() == first
     assert yaml.safe_load((run / "config.2.yaml").read_text())["trainer"]["max_steps"] == 8
+    assert (run / "start.2.json").read_text() == (run / "start.json").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert [line["samples_seen"] for line in lines] == [16, 32, 48, 64]

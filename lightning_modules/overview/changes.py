@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,23 +31,24 @@ def defaults(schema: Path, task: str) -> dict[str, Any]:
 
 
 @cache
-def recipes(folder: Path) -> list[dict[str, Any]]:
-    """What the recipes of a folder say, by key; those that cannot be read are left out."""
-    found = []
+def recipes(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the recipes of a folder say, by file and key; those that cannot be read are left out."""
+    found = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            found.append(flat(read_yaml(path) or {}))
+            found[path.name] = flat(read_yaml(path) or {})
         except ValueError:
             continue
     return found
 
 
-def changed(config: dict[str, Any], configs: Path) -> dict[str, Any]:
-    """The keys in which a run differs from the recipe of its task that is nearest to it.
+def changed(config: dict[str, Any], configs: Path, made_from: Sequence[str]) -> dict[str, Any]:
+    """The keys in which a run differs from its recipe; if that is unknown, from its task's nearest.
 
     Args:
         config: A run's `config.yaml`.
         configs: The folder of recipes, with `schemas/` in it, if there are any.
+        made_from: The files that the run was made from, if they are known.
 
     Returns:
         The run's values by key. Of keys that no recipe gives only those with a known default.
@@ -54,8 +56,12 @@ def changed(config: dict[str, Any], configs: Path) -> dict[str, Any]:
     values = flat(config)
     task = values.get("model.class_path")
     base = defaults(configs / "schemas/recipe.json", str(task))
-    of_task = [r for r in recipes(configs) if r.get("model.class_path") == task]
-    candidates = [_differences(values, base | recipe) for recipe in of_task]
+    known = recipes(configs).items()
+    of_task = {name: r for name, r in known if r.get("model.class_path") == task}
+    own = [p.name for p in map(Path, made_from) if p.parent.name == configs.name]
+    # Without any of its own, as a run of `--config runs/other/config.yaml`, all of them.
+    nearest = [of_task[name] for name in own if name in of_task] or of_task.values()
+    candidates = [_differences(values, base | recipe) for recipe in nearest]
     return min(candidates, key=len, default={})
 
 

@@ -18,12 +18,19 @@ from datamodules.io.arguments import ArgumentParser, printable
 from datamodules.io.files import replace_table
 from lightning_modules.overview.changes import changed
 from lightning_modules.training.recipe_files import read_yaml
-from lightning_modules.training.run_folder import CHECKPOINTS, CONFIG, METRICS_FINAL, unfinished
+from lightning_modules.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS_FINAL,
+    start_path,
+    unfinished,
+)
 from lightning_modules.training.run_lock import TRAINING, holder
 
 METRICS_LINES, FAILURE = "metrics.jsonl", "failure.json"
 
-#: The metric that a task watches, known here since importing the task would import torch.
+#: The metric that a task watches, for older runs, which do not tell; known here since importing the
+#: task would import torch.
 MONITORS = {
     "MaskedXRD": "val/loss",
     "MaskedContrastive": "val/loss",
@@ -47,6 +54,7 @@ class Row:
             `failed` (nothing to go on from, or a study gave it up).
         step: The last step that is known.
         steps: How many there are to be; None where the steps do not end the run.
+        recipes: The files that it was made from, in their order; empty if it does not tell.
         monitor: Name of the monitored metric.
         value: Its last value.
         best: Its best value.
@@ -61,6 +69,7 @@ class Row:
     state: str = "failed"
     step: int | None = None
     steps: int | None = None
+    recipes: str = ""
     monitor: str = ""
     value: float | None = None
     best: float | None = None
@@ -102,17 +111,19 @@ def read_run(folder: Path, configs: Path) -> Row:
         folder: The run's.
         configs: The folder of recipes.
     """
-    row, wrong = Row(folder), []
+    row, wrong, newest = Row(folder), [], _newest_config(folder)
     config: dict[str, Any] = {}
     try:
-        config = _keys_of(read_yaml(_newest_config(folder)), CONFIG)
+        config = _keys_of(read_yaml(newest), CONFIG)
     except ValueError as error:
         wrong.append(str(error).removeprefix(f"{folder}/"))
     model, trainer = (_dictionary(config.get(group)) for group in ("model", "trainer"))
     row.task = str(model.get("class_path", "")).rpartition(".")[2]
     limit = trainer.get("max_steps")
     row.steps = limit if isinstance(limit, int) and limit > 0 else None
-    row.changed = changed(config, configs) if config else {}
+    made_from, monitor = _start(start_path(newest), wrong)
+    row.recipes = ", ".join(made_from)
+    row.changed = changed(config, configs, made_from) if config else {}
 
     lines, damage = _lines(folder / METRICS_LINES)
     final = {}
@@ -123,7 +134,7 @@ def read_run(folder: Path, configs: Path) -> Row:
             damage = damage or f"{METRICS_FINAL}: {' '.join(str(error).split())}"
     if damage:
         wrong.append(damage)
-    _measure(row, lines, final)
+    _measure(row, lines, final, monitor)
     row.state = _state(folder, config, wrong)
     row.wrong = "; ".join(wrong)
     return row
@@ -133,6 +144,20 @@ def _newest_config(folder: Path) -> Path:
     """The configuration of the last start: `config.yaml`, or `config.N.yaml` of a resumed run."""
     resumed = [p for p in folder.glob("config.*.yaml") if p.name.split(".")[1].isdigit()]
     return max(resumed, key=lambda p: int(p.name.split(".")[1]), default=folder / CONFIG)
+
+
+def _start(path: Path, wrong: list[str]) -> tuple[list[str], str]:
+    """Recipe files and monitored metric that a start has told; what it did not tell is empty."""
+    try:
+        told = _keys_of(json.loads(path.read_text(encoding="utf-8")), path.name)
+    except FileNotFoundError:
+        return [], ""
+    except (OSError, ValueError, RecursionError) as error:
+        wrong.append(f"{path.name}: {' '.join(str(error).removeprefix(f'{path.name}: ').split())}")
+        return [], ""
+    recipes, monitor = told.get("recipes"), told.get("monitor")
+    files = [file for file in recipes if isinstance(file, str)] if isinstance(recipes, list) else []
+    return files, monitor if isinstance(monitor, str) else ""
 
 
 def _keys_of(content: Any, name: str) -> dict[str, Any]:
@@ -162,13 +187,13 @@ def _lines(path: Path) -> tuple[list[dict[str, Any]], str]:
     return lines, f"{path.name}: {broken} of {len(texts)} lines unreadable" if broken else ""
 
 
-def _measure(row: Row, lines: list[dict[str, Any]], final: dict[str, Any]) -> None:
+def _measure(row: Row, lines: list[dict[str, Any]], final: dict[str, Any], monitor: str) -> None:
     """Fill in step, time, the monitored value and the main errors."""
     last = final or (lines[-1] if lines else {})
     step, seconds = _number(last.get("step")), _number(last.get("wall_time"))
     row.step = None if step is None else int(step)
     row.seconds = seconds
-    row.monitor = MONITORS.get(row.task, "val/loss" if "val/loss" in last else "")
+    row.monitor = monitor or MONITORS.get(row.task, "val/loss" if "val/loss" in last else "")
     row.value = _number(last.get(row.monitor))
     known = [_number(line.get(row.monitor)) for line in [*lines, final]]
     row.best = min((value for value in known if value is not None), default=None)

@@ -274,9 +274,11 @@ class XxactCLI(LightningCLI):
     def _run_callbacks(self, folder: str) -> list[Callback]:
         directory = Path(folder) / runs.CHECKPOINTS
         config = self._get(self.config_init, "checkpoint")
+        parser = self._parser(self.subcommand)
+        assert isinstance(parser, Parser)
         return [
             MetricsWriter(),
-            SaveRunConfig(self._config_text()),
+            SaveRunConfig(self._config_text(), [path for path, _ in parser.recipes]),
             FinalMetrics(self._configuration()),
             ModelCheckpoint(
                 directory,

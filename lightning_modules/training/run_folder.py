@@ -43,6 +43,18 @@ def next_config_path(folder: Path) -> Path:
     return path
 
 
+def start_path(config: Path) -> Path:
+    """Where a start's recipe files and monitored metric are told, beside its configuration.
+
+    Args:
+        config: `config.yaml` or `config.N.yaml`.
+
+    Returns:
+        `start.json` or `start.N.json`.
+    """
+    return config.with_name(f"start{config.name.removeprefix('config')}").with_suffix(".json")
+
+
 def unfinished(folder: Path) -> str:
     """Why a run has not come to its end, whatever its process said; empty if it has.
 

@@ -13,6 +13,7 @@ import yaml
 
 import lightning_modules
 from lightning_modules.__main__ import main
+from lightning_modules.overview.changes import recipes
 from lightning_modules.overview.runs import MONITORS
 from lightning_modules.training.run_lock import TRAINING, Lock
 from tests.commands import ROOT, error_of
@@ -29,6 +30,7 @@ RECIPE = {
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    recipes.cache_clear()  # of another test's folder of the same name
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/regression.yaml").write_text(yaml.safe_dump(RECIPE))
     return tmp_path
@@ -84,6 +86,33 @@ def test_what_a_run_is_and_changed_and_reached(
         assert text in first
 
 
+def test_a_run_tells_its_recipes_and_what_it_watches(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = yaml.safe_load(yaml.safe_dump(RECIPE))
+    other["model"]["init_args"]["optimizer"]["learning_rate"] = 7.0
+    (place / "configs/other.yaml").write_text(yaml.safe_dump(other))
+    run = make_run(place / "runs/one", [50, 100], [0.2, 0.3])
+    (untold,) = listed(capsys)
+    assert (untold["recipes"], untold["monitor"]) == ("", "val/standardised_mae")
+    assert "model.optimizer.learning_rate" not in untold
+
+    told = {
+        "recipes": ["configs/other.yaml", "my/overlay.yaml"],
+        "monitor": "val/both/band_gap/mae",
+    }
+    (run / "start.json").write_text(json.dumps(told))
+    (line,) = listed(capsys)
+    assert line["recipes"] == "configs/other.yaml, my/overlay.yaml"
+    assert (line["monitor"], line["value"]) == ("val/both/band_gap/mae", "0.6")
+    # Against its own recipe, though another is nearer.
+    assert line["model.optimizer.learning_rate"] == "0.001"
+
+    (run / "config.2.yaml").write_text((run / "config.yaml").read_text())
+    (run / "start.2.json").write_text(json.dumps(told | {"recipes": ["configs/regression.yaml"]}))
+    assert listed(capsys)[0]["recipes"] == "configs/regression.yaml"
+
+
 def test_defaults_come_from_the_schema(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(place / "runs/one", [100], [0.2])
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -122,6 +151,10 @@ def test_a_run_that_trains_is_running(place: Path, capsys: pytest.CaptureFixture
         ("metrics.jsonl", "\x00\x01", "stopped", "1 of 1 lines unreadable"),
         ("metrics.json", "{", "stopped", "metrics.json: "),
         ("metrics.json", "[]", "stopped", "metrics.json: holds no keys"),
+        ("start.json", "{", "stopped", "start.json: "),
+        ("start.json", "[" * 100_000, "stopped", "start.json: "),
+        ("start.json", "[]", "stopped", "start.json: holds no keys"),
+        ("start.json", '{"recipes": 5, "monitor": []}', "stopped", ""),
         ("failure.json", "{}", "failed", "given up by its study"),
         ("checkpoints/last.ckpt", None, "failed", "no checkpoint to go on from"),
     ],

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from datamodules.batch import Batch
 from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.metrics.reconstruction import highest, strongest_line
-from lightning_modules.training.run_folder import CHECKPOINTS, METRICS_FINAL, next_config_path
+from lightning_modules.training.run_folder import (
+    CHECKPOINTS,
+    METRICS_FINAL,
+    next_config_path,
+    start_path,
+)
 
 METRICS_LINES = "metrics.jsonl"
 PICTURES = "pictures"
@@ -58,17 +64,25 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 class SaveRunConfig(Callback):
-    """Writes the configuration when training starts, once everything else has been accepted."""
+    """Writes the configuration when training starts, once everything else has been accepted.
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    Args:
+        text: The configuration.
+        recipes: The files that it was made from, in their order.
+    """
+
+    def __init__(self, text: str, recipes: Sequence[Path]) -> None:
+        self.text, self.recipes = text, recipes
 
     @rank_zero_only
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Write `config.yaml`, or `config.N.yaml` when resumed."""
+        """Write `config.yaml` and `start.json`; with a number when resumed (`config.2.yaml`)."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(next_config_path(folder), self.text)
+        path = next_config_path(folder)
+        replace_file(path, self.text)
+        start = {"recipes": list(map(str, self.recipes)), "monitor": pl_module.monitor}
+        write_json(start_path(path), start)
 
 
 class MetricsWriter(Callback):
