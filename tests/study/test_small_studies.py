@@ -12,7 +12,10 @@ import yaml
 
 from lightning_modules import checkpoints
 from lightning_modules.__main__ import main
+from lightning_modules.experiments.arguments import parse
 from lightning_modules.experiments.probing.probe import main as probe
+from lightning_modules.experiments.study.main import _repeatable
+from lightning_modules.experiments.study.representation import Representation
 from lightning_modules.experiments.study.run import RESULT
 from tests.factories import cubic, make_material, make_store
 
@@ -276,6 +279,16 @@ def test_every_study_in_configs_lists_runs_whose_recipes_exist(
     }.get(path.stem, all_recipes)
     assert len(lines) >= 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_probes_are_told_which_tasks_may_be_imported(folder: Path) -> None:
+    given = ["--allow-task", "mine.One", "--allow-task=mine.Two"]
+    words = _repeatable([f"--config={folder / 'representation.yaml'}", *given])
+    study, _, text = parse("xxact study representation", Representation, words)
+    assert text["allow_task"] == ["mine.One", "mine.Two"]
+    ((_, command),) = study.probe("mxm", 0).commands(folder)
+    assert {"--allow-task=mine.One", "--allow-task=mine.Two"} < set(command)
+    assert main(["study", "representation", *words[:1], *given, "--dry_run=true"]) == 0
 
 
 def pretraining_of(study: Path) -> Path:

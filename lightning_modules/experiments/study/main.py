@@ -13,7 +13,7 @@ from datamodules.io.files import replace_file
 from lightning_modules.experiments.arguments import make_folder, parse
 from lightning_modules.experiments.machine import Machine
 from lightning_modules.experiments.study.convergence import Convergence
-from lightning_modules.experiments.study.representation import Representation
+from lightning_modules.experiments.study.representation import KIND, Representation
 from lightning_modules.experiments.study.run import FAILURE, RESULT, STATE, Run, finished, read_json
 from lightning_modules.experiments.study.runner import Runner, main_exit
 from lightning_modules.experiments.study.scaling import Scaling
@@ -44,6 +44,13 @@ def _recipe(kind: str) -> str | None:
     return None if kind == "representation" else "regression"
 
 
+def _repeatable(words: list[str]) -> list[str]:
+    """`--allow-task PACKAGE.TASK` in the spelling that adds to a list."""
+    parts = [word.partition("=") for word in words]
+    own = ("--allow-task", "--allow_task")
+    return [("--allow_task+" if p[0] in own else p[0]) + p[1] + p[2] for p in parts]
+
+
 def definition_path(folder: Path, kind: str) -> Path:
     """Where a study's folder says what the study was."""
     return folder / f"{kind}.yaml"
@@ -70,6 +77,8 @@ def main(args: Sequence[str]) -> int:
     if words[0] not in KINDS:
         raise ValueError(f"no study {words[0]!r}; there are {', '.join(KINDS)}")
     kind, rest = words[0], words[1:]
+    if kind == KIND:
+        rest = _repeatable(rest)
     study, choice, text = parse(f"xxact study {kind}", KINDS[kind], rest, Choice, _recipe(kind))
     folder = Path(study.folder)
     if choice.dry_run:

@@ -1,7 +1,7 @@
 """What do frozen vectors know, before and after each pretraining? `probe.py` has the judging."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ class Probe(Run):
         stores: Stores to judge on.
         targets: Labels to find.
         map_materials: Materials on the map.
+        allow_task: Other tasks that the checkpoint may name.
     """
 
     stores: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     map_materials: int = 1000
+    allow_task: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
-        """What is judged on what."""
+        """What is judged on what; what may be imported for it changes nothing."""
         return {
             "stores": list(self.stores),
             "targets": list(self.targets),
@@ -52,6 +54,7 @@ class Probe(Run):
                 f"--map_materials={self.map_materials}",
                 *(f"--store={store}" for store in self.stores),
                 *(f"--target={target}" for target in self.targets),
+                *(f"--allow-task={task}" for task in self.allow_task),
                 f"--output={root / self.name / PROBES}",
             ),
         )
@@ -75,6 +78,8 @@ class Representation:
         targets: Labels to find in the vectors.
         starts: Names of pretraining recipes.
         map_materials: Materials on the map of the vectors.
+        allow_task: Tasks of your own that the recipes name; importing one runs its code. As a flag
+            repeatable, as of other commands.
     """
 
     folder: str
@@ -83,6 +88,7 @@ class Representation:
     targets: list[str]
     starts: list[str]
     map_materials: int = 1000
+    allow_task: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse studies that show nothing."""
@@ -104,6 +110,7 @@ class Representation:
             stores=tuple(self.stores),
             targets=tuple(self.targets),
             map_materials=self.map_materials,
+            allow_task=tuple(self.allow_task),
         )
 
     def plan(self, results: dict[str, Any], failed: set[str]) -> Sequence[Run]:
