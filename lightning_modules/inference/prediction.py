@@ -33,7 +33,7 @@ from lightning_modules.inference.averaging import average
 from lightning_modules.inference.batches import RowBatches
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import Evidence
-from lightning_modules.inference.neighbours import Nearest
+from lightning_modules.inference.neighbours import Library, Nearest
 from lightning_modules.inference.rows import (
     AGREEMENT,
     CANDIDATES,
@@ -126,13 +126,18 @@ class Predictor:
                 raise ValueError(
                     "a library is searched by the vectors of an aligned model: give one (--aligned)"
                 )
-            self._nearest = Nearest(library, self._evidence.model, self.units)
+            self._nearest = Nearest(Library(library, self._evidence.model), self.units)
         self._pictures = None if pictures is None else _empty_folder(Path(pictures))
 
     @property
     def units(self) -> dict[str, str]:
         """Unit by target."""
         return dict(zip(self.task.targets.names, self.task.targets.units, strict=True))
+
+    @property
+    def library(self) -> Library | None:
+        """The known materials that are told beside each answer; None where there is no library."""
+        return None if self._nearest is None else self._nearest.library
 
     @property
     def confidence(self) -> float:

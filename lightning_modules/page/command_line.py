@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +14,6 @@ from typing import NoReturn
 from datamodules.io.arguments import ArgumentParser, require
 from datamodules.measured.options import add_options, options_from
 from lightning_modules.inference.command_line import ALIGNED, PROPERTIES, choose_models
-from lightning_modules.inference.evidence import AlignedModel
 from lightning_modules.inference.neighbours import Library
 from lightning_modules.inference.prediction import Predictor
 from lightning_modules.page.answering import Answerer
@@ -32,20 +32,9 @@ _SILENCE = {
 
 def main(args: Sequence[str]) -> int:
     """Runs `xxact serve`."""
-    given = _parser().parse_args(args)
+    given = make_parser().parse_args(args)
     require("gradio", "serve", "xxact serve")
-    options = options_from(given)
-    checkpoint, aligned = choose_models(given.checkpoint, given.aligned)
-    # Lines are compared without a model; what is near is a model's word.
-    predictor = Predictor(
-        checkpoint, device=given.device, aligned=aligned, options=options,
-        allow_tasks=given.allow_task, library=given.library if aligned else (),
-    )  # fmt: skip
-    retriever = None
-    if given.library:
-        model = AlignedModel(aligned, predictor.device, given.allow_task) if aligned else None
-        retriever = Retriever(Library(given.library, model), device=predictor.device)
-    answerer = Answerer(predictor, retriever, options, given.axis, given.top)
+    answerer = make_answerer(given)
     listening = _listen(given.host, given.port)
     signal.signal(signal.SIGTERM, _ended)
     with listening, tempfile.TemporaryDirectory(prefix="xxact-page-") as folder:
@@ -71,7 +60,30 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> ArgumentParser:
+def make_answerer(given: Namespace) -> Answerer:
+    """Opens the models and the library that flags name, each once.
+
+    Args:
+        given: What the parser made of the command line.
+
+    Raises:
+        ValueError: if one of them cannot be used.
+    """
+    options = options_from(given)
+    checkpoint, aligned = choose_models(given.checkpoint, given.aligned)
+    # Lines are compared without a model; what is near is a model's word.
+    predictor = Predictor(
+        checkpoint, device=given.device, aligned=aligned, options=options,
+        allow_tasks=given.allow_task, library=given.library if aligned else (),
+    )  # fmt: skip
+    retriever = None
+    if given.library:
+        retriever = Retriever(predictor.library or Library(given.library), device=predictor.device)
+    return Answerer(predictor, retriever, options, given.axis, given.top)
+
+
+def make_parser() -> ArgumentParser:
+    """The flags of `xxact serve`."""
     parser = ArgumentParser(
         prog="xxact serve",
         description="A page for the browser: drop a scan, give a composition, and see properties, "

@@ -3,8 +3,7 @@
 Shapes: K compositions that a row may have, E element slots, W width of the vectors, L grid points.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.inference.evidence import AlignedModel
 from lightning_modules.inference.neighbours.library import Library
 
 
@@ -20,30 +18,30 @@ class Nearest:
     """Finds known materials by what is known of a row: pattern, composition or both.
 
     Args:
-        stores: Folders of the library's stores.
-        model: Gives the vectors by which materials are compared.
+        library: The known materials, with the model by whose vectors they are compared.
         units: Units of the predicted targets: of the library's labels those are told.
         top: Materials a row.
 
     Raises:
-        ValueError: if a store cannot be used (see `Library`), or gives a target in another unit.
+        ValueError: if the library has no model, or gives a target in another unit.
     """
 
     def __init__(
         self,
-        stores: Sequence[str | Path],
-        model: AlignedModel,
+        library: Library,
         units: Mapping[str, str],
         top: int = 3,
     ) -> None:
-        self._model, self._top = model, top
-        self._library = Library(stores, model)
-        theirs = self._library.units
+        if library.model is None:
+            raise ValueError("the library was made without an aligned model; give it one")
+        self.library, self._model, self._top = library, library.model, top
+        theirs = library.units
         self._labels = [name for name in units if name in theirs]
         for name in self._labels:
             if theirs[name] != units[name]:
+                stores = ", ".join(str(store.folder) for store in library.collection.stores)
                 raise ValueError(
-                    f"{', '.join(map(str, stores))}: gives {name} in {theirs[name]}, the model "
+                    f"{stores}: gives {name} in {theirs[name]}, the model "
                     f"predicts it in {units[name]}; prepare the library with the model's unit"
                 )
 
@@ -72,7 +70,7 @@ class Nearest:
             vector = vector + F.normalize(mean, dim=1)
         if pattern is not None:
             vector = vector + self._model.patterns(*pattern)
-        found = self._library.nearest(F.normalize(vector, dim=1), self._top)[0]
+        found = self.library.nearest(F.normalize(vector, dim=1), self._top)[0]
         return [
             {
                 "id": known.id,

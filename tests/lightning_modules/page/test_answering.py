@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gc
 import io
 import re
 import tempfile
@@ -11,18 +12,27 @@ import pytest
 
 from lightning_modules.inference.evidence import AlignedModel
 from lightning_modules.inference.neighbours import Library
-from lightning_modules.inference.prediction import Predictor
 from lightning_modules.page.answering import Answerer, Question, elements_of
+from lightning_modules.page.command_line import make_answerer, make_parser
 from lightning_modules.page.shown import data_of, html_of, read_note
-from lightning_modules.retrieval import Retriever
 from tests.factories import make_material
 
 
 @pytest.fixture(scope="module")
 def answerer(lab: Path) -> Answerer:
-    aligned, stores = lab / "aligned.ckpt", [lab / "known"]
-    predictor = Predictor(lab / "properties.ckpt", device="cpu", aligned=aligned, library=stores)
-    return Answerer(predictor, Retriever(Library(stores, AlignedModel(aligned))))
+    return served(lab, f"--aligned={lab / 'aligned.ckpt'}")
+
+
+def served(lab: Path, *flags: str) -> Answerer:
+    """What the command asks, told where models and library lie."""
+    named = [f"--checkpoint={lab / 'properties.ckpt'}", f"--library={lab / 'known'}"]
+    return make_answerer(make_parser().parse_args([*named, "--device=cpu", *flags]))
+
+
+def held(kind: type) -> int:
+    """How many there are in memory."""
+    gc.collect()
+    return sum(type(x) is kind for x in gc.get_objects())
 
 
 def scan(lab: Path, name: str = "scan.xy", **more: object) -> Question:
@@ -47,6 +57,21 @@ def test_the_answer_is_that_of_predict_and_retrieve(answerer: Answerer, lab: Pat
     assert len(answer.nearest) == 3
     assert answer.error == ""
     assert answer.converted is not None
+
+
+def test_the_library_and_the_aligned_model_are_held_once(answerer: Answerer, lab: Path) -> None:
+    before = held(Library), held(AlignedModel)
+    another = served(lab, f"--aligned={lab / 'aligned.ckpt'}")
+    assert (held(Library), held(AlignedModel)) == (before[0] + 1, before[1] + 1)
+    assert another.retriever is not None
+    assert another.retriever.library is another.predictor.library
+
+
+def test_a_library_is_compared_without_an_aligned_model(lab: Path) -> None:
+    answer = served(lab)(scan(lab, wavelength="CuKa"))
+    assert answer.found is not None
+    assert answer.found.matches[0].known.id == make_material(4).id
+    assert not answer.nearest
 
 
 def test_known_materials_have_the_elements_of_the_composition(
