@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,15 @@ from tqdm import tqdm
 from datamodules.io.files import replace_file
 from datamodules.prepare.executors import Workers, run_all
 from datamodules.prepare.finish import PartSlices, finish, physics
-from datamodules.prepare.slices import SLICE, Job, SliceInfo, Stopped, read_slice, run_job
+from datamodules.prepare.slices import (
+    SLICE,
+    Job,
+    SliceInfo,
+    Stopped,
+    read_slice,
+    run_job,
+    slice_paths,
+)
 from datamodules.prepare.sources.source import Part, Source, SourceError
 from datamodules.store.store import FORMAT_VERSION, MANIFEST, Manifest
 
@@ -81,8 +89,8 @@ def prepare(
             manifest = _same(output, options, parts)
             shutil.rmtree(output / WORK, ignore_errors=True)
             return Result(manifest, None, 0)
-        _plan(output, options, slice_size)
         folders = {part.name: _folder(output, i, part) for i, part in enumerate(parts)}
+        _plan(output, options, slice_size, source.growing, folders.values())
         begun = output / WORK / f"begun-{_digest(parts)}"
         _remove_others(output, {begun, *folders.values()})
         begun.mkdir(exist_ok=True)
@@ -180,8 +188,17 @@ def _same(output: Path, options: dict[str, Any], parts: list[Part]) -> Manifest:
     return manifest
 
 
-def _plan(output: Path, options: dict[str, Any], slice_size: int) -> None:
-    """Writes the plan, or refuses a folder that was begun with another one."""
+def _plan(
+    output: Path,
+    options: dict[str, Any],
+    slice_size: int,
+    growing: Sequence[str],
+    folders: Iterable[Path],
+) -> None:
+    """Writes the plan, or refuses a folder that was begun with another one.
+
+    Of a `growing` option it takes a larger number, too, and writes it into the plan.
+    """
     plan = {**options, "format_version": FORMAT_VERSION, "slice": slice_size, "physics": physics()}
     path = output / WORK / "plan.json"
     try:
@@ -189,11 +206,19 @@ def _plan(output: Path, options: dict[str, Any], slice_size: int) -> None:
     except (FileNotFoundError, ValueError):
         replace_file(path, json.dumps(plan, ensure_ascii=False, indent=1).encode())
         return
-    if different := _differences(begun, plan):
+    grown = {key: plan[key] for key in growing if plan[key] > begun.get(key, plan[key])}
+    if different := _differences({**begun, **grown}, plan):
         raise SourceError(
             f"{output}: was begun with other options ({different}); "
             "give the same ones, choose another --output, or delete the folder"
         )
+    if grown:
+        # In this order: a kill in between leaves a smaller preparation without its last slices.
+        for folder in folders:
+            for info in _finished(folder).values():
+                if info.last:
+                    slice_paths(folder, info.slice)[1].unlink()
+        replace_file(path, json.dumps(plan, ensure_ascii=False, indent=1).encode())
 
 
 def _folder(output: Path, number: int, part: Part) -> Path:

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--candidates", type=int, default=CANDIDATES, metavar="N", help="structures tried; about "
-        "seven in ten are kept (default: %(default)s)",
+        "seven in ten are kept; an unfinished store is continued with as many or more (default: "
+        "%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--formation-energy", metavar="COLUMN", help="the parents' label in eV/atom to which the "

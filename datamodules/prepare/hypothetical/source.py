@@ -98,6 +98,7 @@ class HypotheticalSource(Source):
     prototypes: Source = field(default_factory=BarePrototypeSource)
     folder: Path | None = None
     name = "hypothetical"
+    growing = ("candidates",)
 
     @property
     def licence(self) -> str:  # type: ignore[override]

@@ -91,6 +91,8 @@ class Source(ABC):
     name: ClassVar[str]
     licence: ClassVar[str] = "see the source"
     citation: ClassVar[str] = "see the source"
+    #: Options that are numbers of entries: a larger one gives the same, and more after them.
+    growing: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -173,6 +174,39 @@ def test_killed_before_the_hull_the_same_command_continues(
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert list((output / WORK).glob("*/*.arrow"))
+    make(source, output)
+    assert contents(output) == contents(store)
+
+
+@pytest.mark.parametrize("fewer", [30, 32], ids=["a slice is cut", "slices are whole"])
+def test_more_candidates_continue_an_unfinished_store(
+    fewer: int,
+    source: HypotheticalSource,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every slice of the smaller set is there; only its last one is made again."""
+    output = tmp_path / "store"
+    with monkeypatch.context() as patch:
+        patch.setattr(HypotheticalSource, "complete", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(replace(source, candidates=fewer), output)
+    slices = {p: p.stat().st_mtime_ns for p in (output / WORK).glob("*/0*.json")}
+    assert len(slices) == 8 + (fewer == 32)
+    with pytest.raises(SourceError, match=f"candidates is {fewer}, asked for 29") as raised:
+        make(replace(source, candidates=29), output)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(SourceError, match="window is"):
+        make(replace(source, candidates=60, window=0.5), output)
+    with monkeypatch.context() as patch:
+        patch.setattr(HypotheticalSource, "complete", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make(source, output)
+    assert sum(p.stat().st_mtime_ns == then for p, then in slices.items()) == len(slices) - 1
+    assert json.loads((output / WORK / "plan.json").read_text())["candidates"] == 60
+    with pytest.raises(SourceError, match="candidates is 60, asked for 30"):
+        make(replace(source, candidates=30), output)
     make(source, output)
     assert contents(output) == contents(store)
 
