@@ -104,8 +104,11 @@ adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table
 	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_from $(CKPT)) $(ARGS)
 
 models: $(READY) ## train the models of models/ again, with their cards (hours; killed, it goes on)
-	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/aligned.yaml \
-	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/aligned --resume auto $(ARGS)
+	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/all_crystals.yaml \
+	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/all_crystals --resume auto $(ARGS)
+	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/all_crystals.yaml \
+	  --config configs/models/aligned.yaml $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) \
+	  --run $(KEPT)/aligned --resume auto --model.init_from $(KEPT)/all_crystals/checkpoints/last.ckpt $(ARGS)
 	$(BIN)/xxact fit --config configs/regression.yaml $(MEASURED) --config configs/models/properties.yaml \
 	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/properties --resume auto \
 	  --model.init_from $(KEPT)/aligned/checkpoints/last.ckpt $(ARGS)
