@@ -57,7 +57,7 @@ REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help models install dev data pretrain align geometry regress adapt evaluate predict validate sweep \
-        study-convergence study-representation study-scaling schema test test-ddp test-page test-gpu bench-gpu fuzz lint format docs tensorboard clean
+        study-convergence study-representation study-scaling schema test test-ddp test-loggers test-page test-gpu bench-gpu fuzz lint format docs tensorboard clean
 
 help: ## print this
 	@echo "usage: make TARGET [CONFIG=… DATA=… MODEL=… TRAINER=… LOGGER=… CKPT=… ARGS=… PYTHON=…]"; echo
@@ -149,6 +149,18 @@ test: $(DEV) ## run the tests (both cores)
 
 test-page: $(DEV) $(VENV)/.ready-serve $(VENV)/.ready-browser ## run the tests of the page, in a real browser where chromium is
 	$(BIN)/python -m pytest tests/lightning_modules/page $(ARGS)
+
+test-loggers: build/loggers/.ready ## run the tests of Weights & Biases and MLflow, in an environment of their own
+	build/loggers/bin/python -m pytest tests/lightning_modules/training/test_loggers.py $(ARGS)
+
+# On top of the environment, so that nothing is downloaded twice; what MLflow pins changes nothing in it.
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+build/loggers/.ready: $(DEV) pyproject.toml
+	$(BIN)/python -m venv build/loggers
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" \
+	  >"$$(build/loggers/bin/python $(SITE))/beneath.pth"
+	build/loggers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[wandb,mlflow]'
+	@touch $@
 
 test-ddp: $(DEV) ## run the long tests of several processes
 	$(BIN)/python -m pytest -m ddp $(ARGS)
