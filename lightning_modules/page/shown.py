@@ -17,14 +17,11 @@ from datamodules.io.arguments import printable
 from datamodules.measured import Scan
 from datamodules.measured.inspection import figure_of as figure_of_scan
 from lightning_modules.inference.answers.printed import (
-    ALONE,
     FROM,
     agreement,
-    between,
-    decimals,
+    properties_of,
     split_warnings,
 )
-from lightning_modules.inference.prediction import GIVEN
 from lightning_modules.inference.rows import AGREEMENT, CANDIDATES, CONTRADICTION, ERROR, WARNINGS
 from lightning_modules.inference.table import cell
 from lightning_modules.page.answering import Answer, Answerer, Question
@@ -161,32 +158,14 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 def _figures(row: Mapping[str, Any], units: Mapping[str, str], confidence: float) -> str:
     """The table of properties."""
-    modes = [
-        mode
-        for mode in ALONE
-        if any(
-            row.get(f"{name}_{mode}_predicted") is not None and row[f"{name}_from"] != GIVEN[mode]
-            for name in units
-        )
-    ]
-    header = ["property", "answer", f"{100 * confidence:g} % interval", *map(ALONE.get, modes)]
+    headings, properties = properties_of(row, units, confidence)
     lines = []
-    for name, unit in units.items():
-        value, low, high = (row[f"{name}_{x}"] for x in ("predicted", "low", "high"))
-        digits = decimals(low, high, value)
-        cells = [
-            name.replace("_", " "),
-            f"<b>{value:.{digits}f}</b> {_text(unit)}",
-            between(low, high, digits),
-        ]
-        for mode in modes:
-            value, low, high = (row[f"{name}_{mode}_{x}"] for x in ("predicted", "low", "high"))
-            told = "" if value is None else f"{value:.{digits}f}"
-            if told and low is not None:
-                told += f' <span class="x-quiet">{between(low, high, digits)}</span>'
-            cells.append(told)
+    for one in properties:
+        cells = [one.name, f"<b>{one.value}</b> {_text(one.unit)}", one.interval]
+        for value, interval in one.alone:
+            cells.append(f'{value} <span class="x-quiet">{interval}</span>' if interval else value)
         lines.append(cells)
-    return _table([str(heading) for heading in header], lines)
+    return _table(["property", "answer", *headings], lines)
 
 
 def _matches(answer: Answer, answerer: Answerer) -> str:

@@ -5,6 +5,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datamodules.io.arguments import printable
@@ -29,6 +30,8 @@ FROM = {
 }
 #: What each modality alone says: a mode, and its heading.
 ALONE = {"composition": "composition alone", "xrd": "pattern alone"}
+
+_VALUES = ("predicted", "low", "high")
 
 
 def terminal_width() -> int:
@@ -159,12 +162,38 @@ def agreement(row: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(
-    row: Mapping[str, Any], units: Mapping[str, str], confidence: float, width: int
-) -> list[str]:
-    """The properties as a table, or below each other where it is too wide."""
-    interval = f"{100 * confidence:g} % interval"
-    header = ["", "answer", "", interval]
+@dataclass(frozen=True)
+class Property:
+    """What is said of a property, in figures.
+
+    Attributes:
+        name: In words.
+        value: The answer.
+        unit: Its unit.
+        interval: Of the answer.
+        alone: What each modality alone says, and its interval; "" where there is none.
+    """
+
+    name: str
+    value: str
+    unit: str
+    interval: str
+    alone: list[tuple[str, str]]
+
+
+def properties_of(
+    row: Mapping[str, Any], units: Mapping[str, str], confidence: float
+) -> tuple[list[str], list[Property]]:
+    """What the table of an answer says, wherever it is drawn.
+
+    Args:
+        row: As `Predictor` gives it, without an error.
+        units: Unit by target.
+        confidence: Of the intervals.
+
+    Returns:
+        Headings of the interval and of each of `alone`; and the properties.
+    """
     modes = [
         mode
         for mode in ALONE
@@ -173,19 +202,35 @@ def _figures(
             for name in units
         )
     ]
-    header += [ALONE[mode] for mode in modes]
-    table = [header]
+    found = []
     for name, unit in units.items():
-        value, low, high = (row[f"{name}_{x}"] for x in ("predicted", "low", "high"))
+        value, low, high = (row[f"{name}_{x}"] for x in _VALUES)
         digits = decimals(low, high, value)
-        line = [name.replace("_", " "), f"{value:.{digits}f}", unit, between(low, high, digits)]
+        alone = []
         for mode in modes:
-            value, low, high = (row[f"{name}_{mode}_{x}"] for x in ("predicted", "low", "high"))
-            told = "" if value is None else f"{value:.{digits}f}"
-            if told and low is not None:
-                told += f" ({between(low, high, digits)})"
-            line.append(told)
-        table.append(line)
+            one, start, end = (row[f"{name}_{mode}_{x}"] for x in _VALUES)
+            has_interval = one is not None and start is not None
+            alone.append(
+                (
+                    "" if one is None else f"{one:.{digits}f}",
+                    between(start, end, digits) if has_interval else "",
+                )
+            )
+        told = f"{value:.{digits}f}", unit, between(low, high, digits)
+        found.append(Property(name.replace("_", " "), *told, alone))
+    return [f"{100 * confidence:g} % interval", *(ALONE[mode] for mode in modes)], found
+
+
+def _figures(
+    row: Mapping[str, Any], units: Mapping[str, str], confidence: float, width: int
+) -> list[str]:
+    """The properties as a table, or below each other where it is too wide."""
+    headings, properties = properties_of(row, units, confidence)
+    header = ["", "answer", "", *headings]
+    table = [header]
+    for one in properties:
+        alone = [f"{value} ({interval})" if interval else value for value, interval in one.alone]
+        table.append([one.name, one.value, one.unit, one.interval, *alone])
     widths = [max(len(line[c]) for line in table) for c in range(len(header))]
     if 2 + sum(widths) + 2 * (len(widths) - 1) <= width:
         return [_aligned(line, widths) for line in table]
