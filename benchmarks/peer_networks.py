@@ -18,6 +18,11 @@ from datamodules.grid import Grid
 from lightning_modules import Regression
 from lightning_modules.backbone import Backbone, BackboneConfig, all_measured
 
+try:  # here, since importing it sets the seed of torch and NumPy
+    from crabnet.kingcrab import SubCrab  # type: ignore[import-not-found, unused-ignore]
+except ImportError:
+    SubCrab = None
+
 GRID = Grid(5.0, 90.0, 0.08)
 PATCH, WIDTH = 21, 96
 
@@ -54,6 +59,29 @@ class SetTransformer(Network):
         """Standardised values, (N,)."""
         value: Tensor = self.encoder(x.elements, x.fractions)
         return value
+
+
+class CrabNet(Network):
+    """CrabNet's network as its package has it, trained by the package's loss.
+
+    Wang et al., npj Comput. Mater. 7, 77 (2021). Beside the value it says how far off it may be,
+    and learns both by the likelihood of a Laplace distribution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SubCrab(compute_device="cpu")
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Standardised values, (N,)."""
+        value: Tensor = self.net(x.elements, x.fractions)[:, 0]
+        return value
+
+    def loss(self, x: Inputs, labels: Tensor, step: int) -> Tensor:
+        """Negative logarithm of the Laplace density, up to a constant."""
+        value, log_spread = self.net(x.elements, x.fractions).unbind(dim=1)
+        loss: Tensor = (2**0.5 * (value - labels).abs() * (-log_spread).exp() + log_spread).mean()
+        return loss
 
 
 class Convolutions(nn.Module):
@@ -251,6 +279,7 @@ class SideBySide(Network):
 
 NETWORKS: dict[str, tuple[Callable[[], Network], float]] = {
     "set": (SetTransformer, 1e-3),
+    **({"crabnet": (CrabNet, 1e-3)} if SubCrab else {}),
     "convolutions": (lambda: OfPattern(Convolutions(), Convolutions.out), 1e-3),
     "resnet": (lambda: OfPattern(ResNet(), 192), 1e-3),
     "patches": (lambda: OfPattern(Patches(), WIDTH), 3e-4),

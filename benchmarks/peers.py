@@ -1,8 +1,13 @@
 r"""What do published kinds of models reach on the same split with the same CPU time?
 
-    .venv/bin/python benchmarks/peers.py --store data/nrel --target formation_energy \
-        [--seconds 60] [--seeds 0 1 2] [--models resnet ours …] [--split validation] \
-        [--output peers.json]
+    python benchmarks/peers.py run peers.jsonl --store nrel=data/nrel --store mp=data/mp \
+        [--target formation_energy] [--seconds 60] [--seeds 0 1 2] [--models resnet ours …] \
+        [--split validation]
+    python benchmarks/peers.py report peers.jsonl
+
+`run` appends a line of JSON for every model, seed and store, and makes only those that are not
+there yet: give the command again after a kill, or with more seeds. Several may run at once, of
+different seeds. `report` prints a table for each store: means and ranges over the seeds.
 
 Every model trains on the training split by the absolute error for so many seconds of CPU time (all
 threads counted) and is judged once on the test split: error, error and pairs ranked rightly within
@@ -14,8 +19,9 @@ budget. Models:
                                 Ward et al., npj Comput. Mater. 2, 16028 (2016); properties are
                                 pymatgen's)
                   set           transformer over the elements, an embedding and the fraction each
-                                (the kind of CrabNet; its package does not install beside today's
-                                torch)
+                  crabnet       CrabNet's network and loss (its package, where it is installed:
+                                pip install --no-deps --ignore-requires-python crabnet==2.0.8;
+                                its own optimiser and averages of weights are not taken)
     pattern       convolutions  fully convolutional network with a global mean (the kind used for
                                 powder patterns)
                   resnet        residual network in one dimension (He et al., CVPR 2016)
@@ -34,7 +40,7 @@ Only where --models names them, variants that tell which part of ours matters:
                   ours_coarse     half as many patches, twice as wide
                   ours_unfused    our two encoders side by side, joined by a perceptron
 
-Patterns are square roots of the intensity at 1 063 points from 5 to 90°. The last line is JSON.
+Patterns are square roots of the intensity at 1 063 points from 5 to 90°.
 """
 
 from __future__ import annotations
@@ -44,8 +50,10 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,11 +87,14 @@ def inputs_of(data: XRDDataModule) -> Inputs:
 
 BOOSTED = ("boosted", "boosted_xrd", "boosted_both")
 SEES = {
-    "boosted": "composition", "set": "composition", "convolutions": "pattern",
-    "resnet": "pattern", "patches": "pattern", "boosted_xrd": "pattern",
+    "set": "composition", "crabnet": "composition", "boosted": "composition",
+    "convolutions": "pattern", "resnet": "pattern", "patches": "pattern", "boosted_xrd": "pattern",
     "concatenated": "both", "boosted_both": "both", "ours": "both",
 }  # fmt: skip
+PEERS = [name for name in SEES if name in BOOSTED or name in NETWORKS]
 VARIANTS = [name for name in NETWORKS if name not in SEES]
+#: What tells one result from another.
+KEY = ("store", "target", "split", "seconds", "model", "seed")
 
 
 def train(
@@ -147,79 +158,157 @@ def statistics(x: Inputs) -> np.ndarray:
     return np.hstack([mean, deviation, least, largest, largest - least, *norms, count])
 
 
+class Problem:
+    """One target of one store: what all models see, and how they are judged."""
+
+    def __init__(self, folder: str, target: str, split: str) -> None:
+        data = XRDDataModule([folder], [target], grid=GRID, peaks=SHAPE, augment=False)
+        self.collection = data.collection
+        self.label = self.collection.column(target).astype(np.float32)
+        self.train, self.judged = (
+            rows[np.isfinite(self.label[rows])] for rows in (data.rows("train"), data.rows(split))
+        )
+        self.mean, self.spread = self.label[self.train].mean(), self.label[self.train].std()
+        self.formulas = to_keys(self.collection.column(key_column("formula")))[self.judged]
+        unit = self.collection.units.get(target, "")
+        self.tolerance = pair_tolerance(target, unit, float(self.spread))
+        self.x = inputs_of(data)
+        self.tables: dict[str, np.ndarray] = {}
+
+    def table(self, name: str) -> np.ndarray:
+        """The numbers that gradient boosting sees, (N, F), made once."""
+        if not self.tables:
+            pattern = pattern_features(self.collection, np.arange(len(self.label)))
+            self.tables = {"boosted": statistics(self.x), "boosted_xrd": pattern}
+            self.tables["boosted_both"] = np.hstack(list(self.tables.values()))
+        return self.tables[name]
+
+    def answers(self, name: str, seed: int, seconds: float) -> tuple[np.ndarray, int, int]:
+        """Values of the judged rows by a model trained anew, its parameters and its steps."""
+        if name in BOOSTED:
+            table = self.table(name)
+            labels = self.label[self.train]
+            return boost(table[self.train], labels, table[self.judged], seed, 1500), 0, 0
+        build, rate = NETWORKS[name]
+        scaled = torch.from_numpy((self.label - self.mean) / self.spread)
+        rows = torch.from_numpy(self.train)
+        model, steps = train(build, rate, self.x, scaled, rows, seconds, seed)
+        with torch.no_grad():
+            parts = [model(self.x.at(part)) for part in torch.from_numpy(self.judged).split(512)]
+        value: np.ndarray = (torch.cat(parts) * self.spread + self.mean).numpy()
+        return value, sum(p.numel() for p in model.parameters() if p.requires_grad), steps
+
+    def judge(self, value: np.ndarray) -> dict[str, float]:
+        """Errors of answers to the judged rows, and what is right within formulas."""
+        true = self.label[self.judged].astype(np.float64)
+        value = value.astype(np.float64)
+        [within] = figures(value[:, None], true, self.formulas, self.judged, self.tolerance)
+        return {
+            "mae": float(np.abs(value - true).mean()),
+            "within_mae": within.get("mae", math.nan),
+            "pairs": within.get("pairs", math.nan),
+        }
+
+
+def results_in(path: Path) -> list[dict[str, Any]]:
+    """What a file of results holds; a last line that a kill has cut is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def append(path: Path, result: dict[str, Any]) -> None:
+    """Adds a line to a file of results, in place of one that a kill has cut."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+        file.write(json.dumps(result).encode() + b"\n")
+
+
+def run(given: argparse.Namespace) -> None:
+    """Makes what is not there yet, whole seeds one after the other."""
+    torch.set_num_threads(1)
+    known = {tuple(one[key] for key in KEY) for one in results_in(given.results)}
+    problems: dict[str, Problem] = {}
+    for seed in given.seeds:
+        for store, folder in (word.split("=", 1) for word in given.store):
+            for name in given.models:
+                key = (store, given.target, given.split, given.seconds, name, seed)
+                if key in known:
+                    continue
+                if store not in problems:
+                    problems[store] = Problem(folder, given.target, given.split)
+                problem = problems[store]
+                if name in BOOSTED:
+                    problem.table(name)  # not a part of the time of the first that asks for it
+                start = time.process_time()
+                value, size, steps = problem.answers(name, seed, given.seconds)
+                result = dict(zip(KEY, key, strict=True)) | problem.judge(value)
+                result |= {"sees": SEES.get(name, "both"), "parameters": size, "steps": steps}
+                result["cpu_seconds"] = round(time.process_time() - start, 1)
+                append(given.results, result)
+                print(json.dumps(result), flush=True)
+
+
+def across(values: Iterable[float], digits: int) -> str:
+    """The mean of seeds and, of several, their range."""
+    values = list(values)
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def tables_of(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of a Markdown table for each store, target, split and budget."""
+    order = [*SEES, *VARIANTS]
+
+    def problem(one: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(one[key] for key in KEY[:4])
+
+    for (store, target, split, seconds), ones in groupby(sorted(results, key=problem), problem):
+        yield f"{store}, {target}, {split} split, {seconds:g} CPU seconds a network"
+        yield ""
+        heads = ("sees", "model", "seeds", "MAE", "MAE within formulas", "pairs ranked rightly",
+                 "CPU s", "parameters", "steps")  # fmt: skip
+        yield "| " + " | ".join(heads) + " |"
+        yield "|---" * len(heads) + "|"
+        of_model: dict[str, list[dict[str, Any]]] = {}
+        for one in ones:
+            of_model.setdefault(one["model"], []).append(one)
+        for name in sorted(of_model, key=lambda name: [*order, name].index(name)):
+            found = of_model[name]
+            words = [found[0]["sees"], name, str(len(found))]
+            words += [across((one["mae"] for one in found), 4)]
+            words += [across((one["within_mae"] for one in found), 4)]
+            words += [across((one["pairs"] for one in found), 3)]
+            words += [f"{np.mean([one[key] for one in found]):.0f}"
+                      for key in ("cpu_seconds", "parameters", "steps")]  # fmt: skip
+            yield "| " + " | ".join(words) + " |"
+        yield ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", action="append", required=True)
-    parser.add_argument("--target", default="formation_energy")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of CPU time a model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--models", nargs="+", choices=[*SEES, *VARIANTS], default=list(SEES))
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--output", type=Path, help="a JSON file, written after every model")
+    commands = parser.add_subparsers(required=True)
+    runs = commands.add_parser("run", help="train and judge what is not there yet")
+    runs.add_argument("results", type=Path, help="a file of JSON lines")
+    runs.add_argument("--store", action="append", required=True, metavar="NAME=FOLDER")
+    runs.add_argument("--target", default="formation_energy")
+    runs.add_argument("--seconds", type=float, default=60.0, help="of CPU time a network")
+    runs.add_argument("--seeds", type=int, nargs="+", default=[0])
+    runs.add_argument("--models", nargs="+", choices=[*PEERS, *VARIANTS], default=PEERS)
+    runs.add_argument("--split", choices=("validation", "test"), default="test")
+    runs.set_defaults(do=run)
+    report = commands.add_parser("report", help="print the tables")
+    report.add_argument("results", type=Path)
+    report.set_defaults(do=lambda given: print("\n".join(tables_of(results_in(given.results)))))
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    data = XRDDataModule(given.store, [given.target], grid=GRID, peaks=SHAPE, augment=False)
-    collection = data.collection
-    label = collection.column(given.target).astype(np.float32)
-    split = {
-        name: torch.from_numpy(rows[np.isfinite(label[rows])])
-        for name in ("train", given.split)
-        for rows in [data.rows(name)]
-    }
-    labels, judged_on = torch.from_numpy(label), split[given.split]
-    mean, spread = labels[split["train"]].mean(), labels[split["train"]].std()
-    formulas = to_keys(collection.column(key_column("formula")))[judged_on.numpy()]
-    unit = collection.units.get(given.target, "")
-    tolerance = pair_tolerance(given.target, unit, float(spread))
-    x = inputs_of(data)
-    tables = {}
-    if set(given.models) & set(BOOSTED):
-        pattern = pattern_features(collection, np.arange(len(labels)))
-        tables = {"boosted": statistics(x), "boosted_xrd": pattern}
-        tables["boosted_both"] = np.hstack(list(tables.values()))
-    results = []
-    print(f"{'sees':>12} {'model':>13} seed      MAE  within  pairs  CPU s  parameters   steps")
-    for name in given.models:
-        for seed in given.seeds:
-            start = time.process_time()
-            if name in BOOSTED:
-                rows = split["train"].numpy()
-                table = tables[name]
-                value = boost(table[rows], label[rows], table[judged_on.numpy()], seed, 1500)
-                size, steps = 0, 0
-            else:
-                build, rate = NETWORKS[name]
-                scaled = (labels - mean) / spread
-                model, steps = train(build, rate, x, scaled, split["train"], given.seconds, seed)
-                with torch.no_grad():
-                    parts = [model(x.at(rows)) for rows in judged_on.split(512)]
-                value = (torch.cat(parts) * spread + mean).numpy()
-                size = sum(p.numel() for p in model.parameters())
-            spent = time.process_time() - start
-            true = label[judged_on.numpy()].astype(np.float64)
-            [judged] = figures(
-                value[:, None].astype(np.float64), true, formulas, judged_on.numpy(), tolerance
-            )
-            results.append(
-                {
-                    "model": name, "sees": SEES.get(name, "both"), "seed": seed,
-                    "mae": float(np.abs(value - true).mean()),
-                    "within_mae": judged.get("mae", math.nan),
-                    "pairs": judged.get("pairs", math.nan),
-                    "cpu_seconds": round(spent, 1), "parameters": size, "steps": steps,
-                }
-            )  # fmt: skip
-            one = results[-1]
-            told = f"{one['sees']:>12} {name:>13} {seed:>4} {one['mae']:>8.4f} "
-            told += f"{one['within_mae']:>7.4f} {one['pairs']:>6.3f} {spent:>6.0f}"
-            print(f"{told} {size:>11} {steps:>7}", flush=True)
-            if given.output:
-                given.output.write_text(json.dumps(results, indent=1))
-    print(
-        json.dumps(
-            {"store": given.store, "target": given.target, "split": given.split, "results": results}
-        )
-    )
+    given.do(given)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
-"""The networks of the peers' benchmark: ours is what users train, and every one of them learns."""
+"""The peers' benchmark: ours is what users train, every network learns, results are kept."""
 
+import argparse
+from pathlib import Path
+from typing import Any
+
+import peers
 import pytest
 import torch
 from peer_networks import GRID, NETWORKS, Inputs, Ours
@@ -37,3 +42,45 @@ def test_a_step_changes_the_loss_and_reaches_every_weight(name: str, inputs: Inp
     network.loss(inputs, labels, 0).backward()
     lacking = [n for n, weight in network.named_parameters() if weight.grad is None]
     assert not lacking
+
+
+def result(model: str = "ours", seed: int = 0, mae: float = 0.1) -> dict[str, Any]:
+    """A line of the file of results."""
+    key = {"store": "nrel", "target": "formation_energy", "split": "test", "seconds": 60.0}
+    found = {"mae": mae, "within_mae": 0.2, "pairs": 0.5, "cpu_seconds": 60.0}
+    return key | found | {"model": model, "seed": seed, "sees": "both", "parameters": 9, "steps": 7}
+
+
+def test_a_cut_line_of_results_is_made_again(tmp_path: Path) -> None:
+    """A kill in the middle of a line costs that line and harms no other."""
+    path = tmp_path / "peers.jsonl"
+    peers.append(path, result(seed=0))
+    with path.open("a") as file:
+        file.write('{"store": "nr')
+    assert peers.results_in(path) == [result(seed=0)]
+    peers.append(path, result(seed=1))
+    assert peers.results_in(path) == [result(seed=0), result(seed=1)]
+
+
+def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:
+    """Else a second command would pay for everything anew: here the store does not even exist."""
+    path = tmp_path / "peers.jsonl"
+    peers.append(path, result())
+    given = argparse.Namespace(
+        results=path, store=["nrel=nowhere"], target="formation_energy", seconds=60.0,
+        split="test", seeds=[0], models=["ours"],
+    )  # fmt: skip
+    peers.run(given)
+    assert peers.results_in(path) == [result()]
+    given.seeds = [1]
+    with pytest.raises(Exception, match="nowhere"):
+        peers.run(given)
+
+
+def test_the_report_gives_means_and_ranges_over_seeds() -> None:
+    """Rows stand in the order of what models see, whatever the order of the file."""
+    results = [result(mae=0.3), result("set"), result(seed=1, mae=0.1)]
+    lines = list(peers.tables_of(results))
+    assert lines[0].startswith("nrel, formation_energy, test split, 60 CPU seconds")
+    assert [line.split(" | ")[1] for line in lines[4:6]] == ["set", "ours"]
+    assert "| ours | 2 | 0.2000 (0.1000 to 0.3000) |" in lines[5]
