@@ -54,6 +54,11 @@ class Purpose(IntEnum):
     BACKGROUND = 28
     IMPURITY = 29
     WINDOW = 30
+    TEXTURE = 31
+    CELL_STRAIN = 32
+    DRIFT = 33
+    SCATTERING = 34
+    ABERRATION = 35
     VIEW = 40
 
 
@@ -154,6 +159,23 @@ def normal_at(keys: torch.Tensor, counter: torch.Tensor) -> torch.Tensor:
 
     radius, angle = _polar(_mix(keys + (counter + 1) * _signed(_GOLDEN)))
     return radius * torch.cos(angle)
+
+
+def uniform_at(keys: torch.Tensor, counter: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two uniform numbers for each key and counter, for ragged rows.
+
+    Args:
+        keys: Shape (P,), int64.
+        counter: Shape (P,), int64, not negative.
+
+    Returns:
+        Shapes (P,), float32, in [0, 1): the numbers 2 × counter and the next of `uniform(keys, …)`.
+    """
+    import torch
+
+    bits = _mix(keys + (counter + 1) * _signed(_GOLDEN))
+    upper, lower = _shift_right(bits, 40), bits & 0xFFFFFF
+    return upper.to(torch.float32) * 2.0**-24, lower.to(torch.float32) * 2.0**-24
 
 
 def _polar(bits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

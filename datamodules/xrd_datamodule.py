@@ -118,7 +118,7 @@ class XRDDataModule(L.LightningDataModule):
             )
         self.augmentation = Augmentation() if augment is False else augmentation
         for changes in (self.augmentation, views):
-            self.collection.check_grid(grid, changes.strain, changes.largest_shift)
+            self.collection.check_grid(grid, changes.largest_strain, changes.largest_shift)
         for line in self.collection.differences_of_peaks(peaks.fwhm, peaks.polarization):
             rank_zero_warn(line)
         # A strained cell has another volume and density: their labels go with it.

@@ -13,6 +13,15 @@ from datamodules.store.structure import RECIPROCAL_METRIC
 
 N_BACKGROUND = 4
 """Chebyshev polynomials in a background, degrees 0 to 3."""
+N_DRIFT = 3
+"""Cosines over Q in the drift of intensities."""
+N_RESIDUE = 10
+"""Cosines over the window in the residue of a background."""
+N_SCATTERING = 9
+"""Uniform numbers that a background's air, humps and constant follow from."""
+MOST_IMPURITIES = 8
+NARROWEST_NOISE = 0.2
+"""Smallest FWHM of the Gaussian that smooths noise, degrees: finer waves are not drawn."""
 
 Range = tuple[float, float]
 
@@ -27,13 +36,19 @@ class Augmentation:
 
     All are off by default: a recipe names what it switches on.
 
-    Changes of single lines (all but impurity, background, noise and window) need a store of the
-    peaks layout; patterns of the profile layout keep their lines as they are.
+    Changes of single lines (all but impurities, what lies between lines, and the window) need a
+    store of the peaks layout; patterns of the profile layout keep their lines as they are.
 
     Attributes:
-        strain: Largest isotropic strain ε, relative; d becomes d (1 + ε), ε uniform in ±strain.
-            Merged lines carry no hkl, so there is no anisotropic one. Labels of volume, density and
-            reduced cell follow (`STRAIN_POWERS`); other labels stay.
+        strain: Largest isotropic strain ε, relative; d becomes d (1 + ε), ε uniform in ±strain
+            around `strain_mean`. Labels of volume, density and reduced cell follow
+            (`STRAIN_POWERS`); other labels stay.
+        strain_mean: Middle of the strains, relative, of either sign: cells computed with PBE are
+            about a percent too large, so measured ones need a negative one.
+        cell_strain: Largest anisotropic strain, relative: three principal strains εᵢ, uniform in
+            ±cell_strain, less their mean (volumes stay). Merged lines carry no hkl, so each has a
+            random direction n, uniform on the sphere, but for those along the texture's; its d
+            becomes d (1 + Σ εᵢ nᵢ²). Labels of the reduced cell do not follow.
         zero_shift: Largest shift of all angles, degrees, uniform in ±zero_shift.
         displacement: Largest sample displacement over the goniometer's radius s/R; angles shift by
             -2 (s/R) cos θ (radians), s/R uniform in ±displacement.
@@ -44,19 +59,44 @@ class Augmentation:
         caglioti_w: Range of W, degrees². (0, 0) for all three: the plain width.
         eta: Range of the pseudo-Voigt mixing, 0 Gaussian to 1 Lorentzian. (0, 0): the plain one.
         doublet: Probability that Kα1 and Kα2 (2:1) are drawn in place of their mean.
-        line_jitter: σ of a log-normal factor with mean 1 on each line, a stand-in for texture.
+        axial_divergence: Largest δ (radians) of the shift -δ cot 2θ of all lines, uniform from 0;
+            δ = K h²/(3 R²) for axial size h, radius R and a collimator's K of at most 1. The centre
+            of gravity alone: the asymmetric tail is narrower than the lines of the recipes.
+        transparency: Largest t = 1/(2 μ R) (radians) of the shift -t sin 2θ, uniform from 0, for a
+            sample of linear absorption μ.
+        line_jitter: σ of a log-normal factor with mean 1 on each line: coarse grains.
+        texture: σ of ln r, normal, in the factor (r² cos²α + sin²α/r)^(-3/2) of March and Dollase
+            on each line; below r = 1 platelets, above needles. α is 0 for one strong line, chosen
+            at random by its intensity, and for those at integer multiples of its Q, which are other
+            orders of one lattice plane; other lines have a random angle, uniform on the sphere.
+        intensity_drift: σ of the logarithm of a smooth random factor over Q on all lines:
+            roughness, a beam wider than the sample, absorption.
         debye_waller: Largest overall B, Å²; intensities times exp(-2 B (sin θ/λ)²).
-        impurity: Largest share of another material's pattern in the summed intensity.
+        impurity: Largest share of other materials' patterns in the summed intensity, uniform.
+        impurity_share: Range of that share, log-uniform, in place of it. (0, 0): `impurity` holds.
         impurity_probability: Probability that there is an impurity.
+        impurities: Most materials that one pattern is mixed with, uniform from 1; they divide the
+            share in log-normal proportions (σ = 1).
         background: Largest height of a smooth background, relative to the pattern's maximum.
+        scattering: Range of the height of a background that was taken off, relative to the lines'
+            maximum, log-uniform: air, up to two humps, a constant. Its counting noise stays.
+            (0, 0): none.
+        residue: σ of what the subtraction leaves of it (or takes too much), relative to it, smooth
+            over some 10°; what is below zero is cut.
         noise: Range of the counts at the maximum, log-uniform; counting noise has
             σ = √(intensity/counts). (0, 0): no noise.
+        noise_width: Range of the FWHM (degrees) of the Gaussian that smoothed the noise, as
+            widening of measured lines does; σ is that after smoothing. (0, 0): white noise.
         window: Largest range cut off at either end of the pattern, degrees.
     """
 
     strain: float = 0.0
+    strain_mean: float = 0.0
+    cell_strain: float = 0.0
     zero_shift: float = 0.0
     displacement: float = 0.0
+    axial_divergence: float = 0.0
+    transparency: float = 0.0
     crystallite_size: Range = (0.0, 0.0)
     caglioti_u: Range = (0.0, 0.0)
     caglioti_v: Range = (0.0, 0.0)
@@ -64,11 +104,18 @@ class Augmentation:
     eta: Range = (0.0, 0.0)
     doublet: float = 0.0
     line_jitter: float = 0.0
+    texture: float = 0.0
+    intensity_drift: float = 0.0
     debye_waller: float = 0.0
     impurity: float = 0.0
+    impurity_share: Range = (0.0, 0.0)
     impurity_probability: float = 0.0
+    impurities: int = 1
     background: float = 0.0
+    scattering: Range = (0.0, 0.0)
+    residue: float = 0.0
     noise: Range = (0.0, 0.0)
+    noise_width: Range = (0.0, 0.0)
     window: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,22 +131,35 @@ class Augmentation:
                     )
                 # YAML gives lists; a frozen (hashable) dataclass wants tuples.
                 object.__setattr__(self, item.name, tuple(value))
-            elif value < 0:
+            elif value < 0 and item.name != "strain_mean":
                 raise ValueError(f"augmentation: {item.name} is {value}; give 0 or more")
         for name in ("doublet", "impurity_probability"):
             if getattr(self, name) > 1:
                 raise ValueError(
                     f"augmentation: {name} is {getattr(self, name)}; a probability is at most 1"
                 )
-        for name in ("impurity", "strain", "displacement"):
-            if getattr(self, name) >= 0.5:
+        for name in (
+            *("impurity", "strain", "strain_mean", "cell_strain"),
+            *("displacement", "axial_divergence", "transparency"),
+        ):
+            if abs(getattr(self, name)) >= 0.5:
                 raise ValueError(
                     f"augmentation: {name} is {getattr(self, name)}; give a share below 0.5"
                 )
-        for name in ("crystallite_size", "noise", "caglioti_u", "caglioti_w"):
+        if self.impurity_share[1] > 0.9:
+            raise ValueError(
+                f"augmentation: impurity_share is {self.impurity_share}; give shares of at most 0.9"
+            )
+        if not 1 <= self.impurities <= MOST_IMPURITIES or self.impurities != int(self.impurities):
+            raise ValueError(
+                f"augmentation: impurities is {self.impurities}; give a whole number from 1 to "
+                f"{MOST_IMPURITIES}"
+            )
+        logarithmic = ("crystallite_size", "noise", "scattering", "impurity_share")
+        for name in (*logarithmic, "noise_width", "caglioti_u", "caglioti_w"):
             if getattr(self, name)[0] < 0:
                 raise ValueError(f"augmentation: {name} is {getattr(self, name)}; give 0 or more")
-        for name in ("crystallite_size", "noise"):
+        for name in logarithmic:
             low, high = getattr(self, name)
             if high > 0 and low <= 0:
                 raise ValueError(
@@ -107,6 +167,24 @@ class Augmentation:
                 )
         if not 0 <= self.eta[0] <= self.eta[1] <= 1:
             raise ValueError(f"augmentation: eta is {self.eta}; it lies between 0 and 1")
+        if self.noise_width[1] > 0 and self.noise_width[0] < NARROWEST_NOISE:
+            raise ValueError(
+                f"augmentation: noise_width is {self.noise_width}; smoothed noise is at least "
+                f"{NARROWEST_NOISE}° wide; leave it away for white noise"
+            )
+        for name, needed in {
+            "noise_width": ("noise",),
+            "residue": ("scattering",),
+            "scattering": ("noise", "residue"),
+        }.items():
+            if self._is_set(name) and not any(self._is_set(other) for other in needed):
+                raise ValueError(
+                    f"augmentation: {name} changes nothing without {' or '.join(needed)}"
+                )
+
+    def _is_set(self, name: str) -> bool:
+        value = getattr(self, name)
+        return bool(value[1] if isinstance(value, tuple) else value)
 
     @property
     def is_on(self) -> bool:
@@ -115,13 +193,23 @@ class Augmentation:
 
     @property
     def largest_shift(self) -> float:
-        """How far a line may be moved along 2θ, degrees, but for strain."""
-        return self.zero_shift + math.degrees(2.0 * self.displacement)
+        """How far a line may be moved along 2θ, degrees, but for strain.
+
+        Axial divergence is left out: where lines come in from beyond the window, it is small.
+        """
+        return self.zero_shift + math.degrees(2.0 * self.displacement + self.transparency)
+
+    @property
+    def largest_strain(self) -> float:
+        """How far a line's d may be stretched or shrunk, relative."""
+        # A principal strain of ±c and two of ∓c: less their mean, 4 c/3 remains.
+        return self.strain + abs(self.strain_mean) + 4.0 / 3.0 * self.cell_strain
 
     @property
     def has_impurity(self) -> bool:
         """Whether any pattern gets another material's lines."""
-        return self.impurity > 0 and self.impurity_probability > 0
+        largest = max(self.impurity, self.impurity_share[1])
+        return largest > 0 and self.impurity_probability > 0
 
     @property
     def has_width(self) -> bool:
@@ -136,10 +224,24 @@ class Perturbation:
     """The numbers of one batch; None where the change is off. Units as in `Augmentation`.
 
     Shapes are (B,) but for `background_shape` (B, N_BACKGROUND) and `window` (B, 2: degrees cut
-    off at the start and at the end). `line_keys` (B,) are the keys of each line's jitter.
+    off at the start and at the end); `cell_strain` (B, 3: principal strains); `intensity_drift`
+    (B, N_DRIFT), `residue` (B, N_RESIDUE) and `scattering_shape` (B, N_SCATTERING). `line_keys`
+    (B,) are the keys of each line's jitter, `direction_keys` of its direction, `impurity_keys` of
+    the proportions of several impurities; `texture` is March's r.
     """
 
     strain: Tensor | None = None
+    cell_strain: Tensor | None = None
+    texture: Tensor | None = None
+    direction_keys: Tensor | None = None
+    intensity_drift: Tensor | None = None
+    axial_divergence: Tensor | None = None
+    transparency: Tensor | None = None
+    impurity_keys: Tensor | None = None
+    scattering: Tensor | None = None
+    scattering_shape: Tensor | None = None
+    residue: Tensor | None = None
+    noise_width: Tensor | None = None
     zero_shift: Tensor | None = None
     displacement: Tensor | None = None
     crystallite_size: Tensor | None = None
@@ -175,7 +277,7 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
     if not a.is_on:
         return p
     # One hash for the numbers of all purposes: on a GPU each of them alone is a dozen kernels.
-    purposes_K = torch.arange(Purpose.STRAIN, Purpose.WINDOW + 1, device=index.device)
+    purposes_K = torch.arange(Purpose.STRAIN, Purpose.ABERRATION + 1, device=index.device)
     keys_KB = keys(seed, epoch, index, purposes_K[:, None])
     unit_KBN = uniform(keys_KB, 5)
 
@@ -194,6 +296,23 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
         return in_range(purpose, (-largest, largest)) if largest else None
 
     p.strain = symmetric(Purpose.STRAIN, a.strain)
+    if a.strain_mean:
+        middle = torch.full(index.shape, a.strain_mean, device=index.device)
+        p.strain = middle if p.strain is None else p.strain + middle
+    if a.cell_strain:
+        principal = unit_KBN[Purpose.CELL_STRAIN - Purpose.STRAIN, :, :3]
+        p.cell_strain = 2.0 * a.cell_strain * (principal - principal.mean(dim=1, keepdim=True))
+    if a.texture:
+        p.texture = torch.exp(a.texture * normal(key(Purpose.TEXTURE) + 1, 1)[:, 0])
+    if a.texture or a.cell_strain:
+        p.direction_keys = key(Purpose.TEXTURE)
+    if a.intensity_drift:
+        numbers = normal(key(Purpose.DRIFT), N_DRIFT)
+        p.intensity_drift = numbers * (a.intensity_drift * math.sqrt(2.0 / N_DRIFT))
+    if a.axial_divergence:
+        p.axial_divergence = in_range(Purpose.ABERRATION, (0.0, a.axial_divergence), 0)
+    if a.transparency:
+        p.transparency = in_range(Purpose.ABERRATION, (0.0, a.transparency), 1)
     p.zero_shift = symmetric(Purpose.ZERO_SHIFT, a.zero_shift)
     p.displacement = symmetric(Purpose.DISPLACEMENT, a.displacement)
     if a.has_width:
@@ -212,11 +331,23 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
         p.debye_waller = in_range(Purpose.DEBYE_WALLER, (0.0, a.debye_waller))
     if a.has_impurity:
         # Whether and which is chosen where rows are gathered: `stream.choose_impurities`.
-        p.impurity = in_range(Purpose.IMPURITY, (0.0, a.impurity))
+        if a.impurity_share[1] > 0:
+            p.impurity = log_range(Purpose.IMPURITY, a.impurity_share)
+        else:
+            p.impurity = in_range(Purpose.IMPURITY, (0.0, a.impurity))
+        if a.impurities > 1:
+            p.impurity_keys = key(Purpose.IMPURITY) + 1
     if a.background:
         p.background = in_range(Purpose.BACKGROUND, (0.0, a.background))
         p.background_shape = normal(key(Purpose.BACKGROUND) + 1, N_BACKGROUND)
+    if a.scattering[1] > 0:
+        p.scattering = log_range(Purpose.SCATTERING, a.scattering)
+        p.scattering_shape = uniform(key(Purpose.SCATTERING) + 1, N_SCATTERING)
+        if a.residue:
+            p.residue = a.residue * normal(key(Purpose.SCATTERING) + 2, N_RESIDUE)
     if a.noise[1] > 0:
+        if a.noise_width[1] > 0:
+            p.noise_width = in_range(Purpose.NOISE, a.noise_width, 1)
         p.noise = log_range(Purpose.NOISE, a.noise)
         p.noise_keys = key(Purpose.NOISE) + 1
     if a.window:

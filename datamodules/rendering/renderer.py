@@ -39,11 +39,18 @@ from datamodules.batch import (
 )
 from datamodules.grid import Grid
 from datamodules.radiation import lorentz_polarization
-from datamodules.randomness import Purpose, keys, normal, normal_at
+from datamodules.randomness import Purpose, keys
 from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
+from datamodules.rendering.backgrounds import add_impurity_profiles, finish
+from datamodules.rendering.lines import (
+    change_lines,
+    drift_of_intensity,
+    rows_of,
+    scale_impurities,
+    shifted_angles,
+)
 from datamodules.rendering.peaks import (
     PeakShape,
-    background_profile,
     dtype_of_positions,
     peak_fwhm,
     quintic_spline,
@@ -56,8 +63,6 @@ _PAD_DEGREES = 5.0
 _LARGEST_SINE = math.sin(math.radians(89.5))
 _MIN_FWHM_STEPS = 2.5
 """A narrower peak is not resolved by the grid: its sampled shape would ring. Widths stop here."""
-_ROUNDING = 4e-7
-"""Intensities below this share of the maximum are rounding errors of the float32 FFT."""
 _RENDERED_FROM = (
     LINE_Q,
     LINE_INTENSITY,
@@ -69,12 +74,6 @@ _RENDERED_FROM = (
     IMPURITY_PROFILE,
     IMPURITY_SLOT,
 )
-
-
-def rows_of(offsets: Tensor, n_lines: int) -> Tensor:
-    """The row that owns each line, shape (P,); without waiting for the device."""
-    rows = torch.arange(len(offsets) - 1, device=offsets.device)
-    return torch.repeat_interleave(rows, offsets.diff(), output_size=n_lines)
 
 
 def _fft_length(at_least: int) -> int:
@@ -181,13 +180,13 @@ class Renderer:
             is_dense = torch.isfinite(dense)
             from_profile = is_dense.any(dim=1, keepdim=True)
             dense = torch.nan_to_num(dense, nan=0.0).clamp_(min=0.0)
-            dense = _add_impurity_profiles(dense, is_dense, batch, changes)
+            dense = add_impurity_profiles(dense, is_dense, batch, changes)
             measured = is_dense | ~from_profile
             intensity = torch.where(from_profile, dense, intensity)
         if changes.window is not None:
             measured &= self._window(changes.window)
         everywhere = PROFILE not in batch and changes.window is None
-        return _finish(intensity, None if everywhere else measured, changes), measured
+        return finish(intensity, None if everywhere else measured, changes, self.grid), measured
 
     def lines_to_profile(self, batch: Batch, changes: Perturbation) -> Tensor:
         """Intensities per degree on the grid, shape (B, L), not scaled.
@@ -197,16 +196,11 @@ class Renderer:
         q, area = batch[LINE_Q], batch[LINE_INTENSITY]
         rows = rows_of(batch[LINE_OFFSETS], len(q))
         n_rows = len(batch[INDEX])
-        if changes.line_jitter and changes.line_keys is not None:
-            counter = torch.arange(len(q), device=q.device) - batch[LINE_OFFSETS][rows]
-            sigma = changes.line_jitter
-            factor = normal_at(changes.line_keys[rows], counter) * sigma - 0.5 * sigma**2
-            area = area * torch.exp(factor)
-        is_impurity = None
+        q, area = change_lines(q, area, rows, batch[LINE_OFFSETS], changes)
+        owner = None
         if changes.impurity is not None and IMPURITY_Q in batch:
             extra_q = batch[IMPURITY_Q]
             owner = rows_of(batch[IMPURITY_OFFSETS], len(extra_q))
-            is_impurity = torch.arange(len(q) + len(extra_q), device=q.device) >= len(q)
             q = torch.cat([q, extra_q])
             area = torch.cat([area, batch[IMPURITY_INTENSITY]])
             rows = torch.cat([rows, batch[IMPURITY_SLOT][owner]])
@@ -216,14 +210,17 @@ class Renderer:
         if changes.debye_waller is not None:
             s_squared = (q / (4 * math.pi)) ** 2
             area = area * torch.exp(-2.0 * changes.debye_waller[rows] * s_squared.to(area.dtype))
+        if changes.intensity_drift is not None:
+            area = area * drift_of_intensity(q, rows, changes.intensity_drift)
 
         sine = q * (self.grid.wavelength / (4.0 * math.pi))
         two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
         # A line beyond 180° does not exist; the clamp keeps its LP factor finite.
         lp = lorentz_polarization(sine.clamp(max=_LARGEST_SINE), self.shape.polarization)
         area = torch.where(sine < 1.0, area * lp.to(area.dtype), 0.0)
-        if is_impurity is not None and changes.impurity is not None:
-            area = self._scale_impurity(area, two_theta, rows, is_impurity, changes.impurity)
+        if owner is not None:
+            inside = (two_theta >= self.grid.two_theta_min) & (two_theta < self.grid.two_theta_max)
+            area = scale_impurities(area, inside, rows, owner, batch[IMPURITY_SLOT], changes)
         nodes, weights = self._widths(two_theta.to(area.dtype), rows, n_rows, changes)
         if changes.doublet is not None:
             sine, area, rows = split_doublet(sine, area, rows, changes.doublet)
@@ -231,25 +228,8 @@ class Renderer:
             weights = None if weights is None else torch.cat([weights, weights])
             two_theta = torch.rad2deg(2.0 * torch.asin(sine.clamp(max=1.0)))
 
-        shifted = two_theta
-        if changes.zero_shift is not None:
-            shifted = shifted + changes.zero_shift[rows]
-        if changes.displacement is not None:
-            cosine = torch.cos(torch.deg2rad(two_theta / 2.0))
-            shifted = shifted - torch.rad2deg(2.0 * changes.displacement[rows] * cosine)
+        shifted = shifted_angles(two_theta, rows, changes)
         return self._convolve(shifted, area, rows, n_rows, nodes, weights, changes.eta)
-
-    def _scale_impurity(
-        self, area: Tensor, two_theta: Tensor, rows: Tensor, is_impurity: Tensor, share: Tensor
-    ) -> Tensor:
-        """Scales the impurity's lines to their share of the summed intensity in the window."""
-        inside = (two_theta >= self.grid.two_theta_min) & (two_theta < self.grid.two_theta_max)
-        counted = torch.where(inside, area, 0.0)
-        total = area.new_zeros(2 * len(share))
-        total.index_add_(0, 2 * rows + is_impurity.long(), counted)
-        main, extra = total.view(-1, 2).unbind(dim=1)
-        factor = torch.where(extra > 0, share / (1.0 - share) * main / extra.clamp(min=1e-30), 0.0)
-        return torch.where(is_impurity, area * factor[rows], area)
 
     def _widths(
         self, two_theta: Tensor, rows: Tensor, n_rows: int, changes: Perturbation
@@ -360,41 +340,3 @@ class Renderer:
         first = torch.ceil(cut[:, :1] / self.grid.step)
         last = self.grid.n_points - 1 - torch.ceil(cut[:, 1:] / self.grid.step)
         return (point >= first) & (point <= last)
-
-
-def _add_impurity_profiles(
-    dense: Tensor, measured: Tensor, batch: Batch, changes: Perturbation
-) -> Tensor:
-    """Adds dense impurities with their share of the summed intensity over the measured points."""
-    if changes.impurity is None or IMPURITY_PROFILE not in batch:
-        return dense
-    slot = batch[IMPURITY_SLOT]
-    extra = torch.nan_to_num(batch[IMPURITY_PROFILE].to(torch.float32), nan=0.0).clamp(min=0.0)
-    extra = extra * measured[slot]
-    share = changes.impurity[slot]
-    total = extra.sum(dim=1)
-    factor = share / (1.0 - share) * dense[slot].sum(dim=1) / total.clamp(min=1e-30)
-    return dense.index_add(0, slot, extra * torch.where(total > 0, factor, 0.0)[:, None])
-
-
-def _largest(intensity: Tensor, measured: Tensor | None) -> Tensor:
-    inside = intensity if measured is None else intensity * measured
-    return inside.amax(dim=1, keepdim=True).clamp_(min=1e-30)
-
-
-def _finish(intensity: Tensor, measured: Tensor | None, changes: Perturbation) -> Tensor:
-    """Background, noise, scale and square root; `measured` is None where all points are."""
-    # The division makes the only copy; what follows works in place.
-    intensity = intensity / _largest(intensity, measured)
-    intensity.masked_fill_(intensity < _ROUNDING, 0.0)
-    if changes.background is not None and changes.background_shape is not None:
-        x = torch.linspace(-1.0, 1.0, intensity.shape[1], device=intensity.device)
-        curve = background_profile(changes.background_shape, x)
-        intensity += curve.mul_(changes.background[:, None])
-    if changes.noise is not None and changes.noise_keys is not None:
-        sigma = (intensity / changes.noise[:, None]).sqrt_()
-        intensity += sigma.mul_(normal(changes.noise_keys, intensity.shape[1]))
-        intensity.clamp_(min=0.0)
-    if measured is not None:
-        intensity *= measured
-    return intensity.div_(_largest(intensity, None)).sqrt_()

@@ -50,6 +50,9 @@ Request = tuple[int, np.ndarray, int]
 
 _Integers = TypeVar("_Integers", np.ndarray, torch.Tensor)
 
+_NUMBER = 2**32
+"""Word of the hash that a row's number of impurities follows from."""
+
 _COPY_BITS = 40
 """A served row's number in the stores lies below them, the number of its copy above."""
 
@@ -137,22 +140,25 @@ class Batches(Dataset[Batch]):
 def choose_impurities(
     seed: int, epoch: int, rows: np.ndarray, augmentation: Augmentation, pool: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of a batch get an impurity, and of which material.
+    """Which rows of a batch get impurities, and of which materials.
 
     Args:
         seed: The run's seed.
         epoch: The epoch.
         rows: Rows of the batch.
-        augmentation: For the probability.
+        augmentation: For the probability, and the largest number in a row.
         pool: Rows to choose from.
 
     Returns:
-        Positions in the batch, shape (A,), and rows of the pool, shape (A,).
+        Positions in the batch, shape (A,), ascending, and rows of the pool, shape (A,).
     """
     key = hash_uint64(seed, epoch, int(Purpose.IMPURITY), rows)
     whether = hash_uint64(key, 0)
     slots = np.flatnonzero(whether < np.uint64(augmentation.impurity_probability * (2**64 - 2048)))
-    which = hash_uint64(key[slots], 1) % np.uint64(len(pool))
+    number = 1 + hash_uint64(key[slots], _NUMBER) % np.uint64(augmentation.impurities)
+    slots = np.repeat(slots, number.astype(np.int64))
+    first = np.searchsorted(slots, slots)
+    which = hash_uint64(key[slots], 1 + np.arange(len(slots)) - first) % np.uint64(len(pool))
     return slots.astype(np.int64), pool[which.astype(np.int64)]
 
 

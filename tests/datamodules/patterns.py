@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,23 @@ EVERYTHING = Augmentation(
     background=0.05,
     noise=(1e3, 1e5),
     window=5.0,
+)
+
+
+#: What scans of laboratories have beside that.
+HARDER = replace(
+    EVERYTHING,
+    strain_mean=-0.005,
+    cell_strain=0.01,
+    axial_divergence=5e-4,
+    transparency=5e-4,
+    texture=0.3,
+    intensity_drift=0.2,
+    impurity_share=(0.01, 0.3),
+    impurities=3,
+    scattering=(0.05, 1.0),
+    residue=0.05,
+    noise_width=(0.2, 0.5),
 )
 
 
@@ -127,11 +145,17 @@ def measured_fwhm(profile: Any) -> float:
     return float((above[-1] - above[0]) * GRID.step)
 
 
-def add_impurity(batch: Batch, slot: int, q: list[float], intensity: list[float]) -> Batch:
+def add_impurities(batch: Batch, *found: tuple[int, list[float], list[float]]) -> Batch:
+    """A batch with (slot, scattering vectors, intensities) of impurities, slots ascending."""
+    lengths = [0, *(len(q) for _, q, _ in found)]
     return {
         **batch,
-        IMPURITY_SLOT: torch.tensor([slot]),
-        IMPURITY_Q: torch.tensor(q),
-        IMPURITY_INTENSITY: torch.tensor(intensity),
-        IMPURITY_OFFSETS: torch.tensor([0, len(q)]),
+        IMPURITY_SLOT: torch.tensor([slot for slot, _, _ in found]),
+        IMPURITY_Q: torch.tensor([x for _, q, _ in found for x in q]),
+        IMPURITY_INTENSITY: torch.tensor([x for _, _, i in found for x in i]),
+        IMPURITY_OFFSETS: torch.tensor(np.cumsum(lengths)),
     }
+
+
+def add_impurity(batch: Batch, slot: int, q: list[float], intensity: list[float]) -> Batch:
+    return add_impurities(batch, (slot, q, intensity))

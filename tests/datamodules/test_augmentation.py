@@ -40,6 +40,7 @@ from datamodules.rendering.renderer import Renderer
 from tests.datamodules.patterns import (
     EVERYTHING,
     GRID,
+    HARDER,
     WAVELENGTH,
     add_impurity,
     angle,
@@ -331,11 +332,18 @@ def test_everything_off_is_the_plain_pattern() -> None:
         assert torch.equal(value, plain[key])
 
 
+#: Settings that change nothing by themselves.
+NEEDED = {"residue": "scattering", "scattering": "noise", "noise_width": "noise"}
+
+
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Augmentation)])
 def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
-    on = {name: getattr(EVERYTHING, name)}
-    if name.startswith("impurity"):
-        on = {"impurity": 0.3, "impurity_probability": 1.0}
+    on = {name: getattr(HARDER, name)}
+    if name.startswith("impurit"):
+        on |= {"impurity": 0.3, "impurity_probability": 1.0}
+    for needing, needed in NEEDED.items():
+        if name == needing:
+            on[needed] = getattr(HARDER, needed)
     batch = random_batch()
     batch = add_impurity(batch, 2, *one(33.0))
     how = Augmentation(**on)
@@ -343,7 +351,7 @@ def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
     plain = Renderer(GRID)(batch, augment=False)
     assert torch.isfinite(got[XRD]).all()
     changed = (got[XRD] - plain[XRD]).abs().amax(dim=1) > 1e-3
-    assert changed.sum() >= (1 if name.startswith("impurity") else 2)
+    assert changed.sum() >= (1 if name.startswith("impurit") else 2)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +365,15 @@ def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
         ({"caglioti_w": (-0.2, 0.1)}, "0 or more"),
         ({"doublet": 1.5}, "probability"),
         ({"window": float("nan")}, "finite"),
+        ({"strain_mean": -0.6}, "share below 0.5"),
+        ({"impurities": 0}, "whole number from 1 to 8"),
+        ({"impurities": 1.5}, "whole number from 1 to 8"),
+        ({"impurity_share": (0.1, 0.95)}, "at most 0.9"),
+        ({"impurity_share": (0.0, 0.5)}, "starts above 0"),
+        ({"noise_width": (0.2, 0.5)}, "changes nothing without noise"),
+        ({"residue": 0.1}, "changes nothing without scattering"),
+        ({"scattering": (0.1, 0.5)}, "changes nothing without noise or residue"),
+        ({"noise": (1e3, 1e4), "noise_width": (0.05, 0.5)}, "at least 0.2° wide"),
     ],
 )
 def test_impossible_ranges_are_refused(settings: dict[str, Any], message: str) -> None:
