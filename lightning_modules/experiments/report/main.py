@@ -9,6 +9,7 @@ from datamodules.io.arguments import ArgumentParser
 STUDIES = ("convergence", "representation", "scaling")
 #: Reports that another module makes, with arguments of its own.
 OTHERS = {
+    "curves": "lightning_modules.experiments.report.curves",
     "evidence": "lightning_modules.experiments.assessment.evidence",
     "polymorphs": "lightning_modules.experiments.assessment.polymorphs",
     "retrieval": "lightning_modules.experiments.assessment.retrieval",

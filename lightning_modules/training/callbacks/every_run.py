@@ -88,27 +88,34 @@ class SaveRunConfig(Callback):
 class MetricsWriter(Callback):
     """Writes `metrics.jsonl`, a line a validation, and `metrics.json` at the end, on rank 0.
 
-    A line has step, epoch, wall time (seconds of training, over all resumptions), samples seen
-    (over all ranks) and every metric logged so far. A resumed run drops the lines that lie after
-    its checkpoint. It also logs `train/materials_per_second`. The files lie in the run's folder,
-    which the command line makes the trainer's `default_root_dir`.
+    A line has step, epoch, wall time (seconds of training, over all resumptions), CPU time (seconds
+    of this process and its threads; null if a checkpoint from before it was recorded is resumed),
+    samples seen (over all ranks) and every metric logged so far. A resumed run drops the lines that
+    lie after its checkpoint. It also logs `train/materials_per_second`. The files lie in the run's
+    folder, which the command line makes the trainer's `default_root_dir`.
     """
 
     def __init__(self) -> None:
         self.samples_seen = 0
         self.seconds_before = 0.0
-        self._start = time.monotonic()
+        self.cpu_before: float | None = 0.0
+        self._start, self._cpu_start = time.monotonic(), time.process_time()
         self._last: tuple[float, int] | None = None
         self._metrics: dict[str, float | None] = {}
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self._start
 
+    def _cpu_seconds(self) -> float | None:
+        spent = time.process_time() - self._cpu_start
+        return None if self.cpu_before is None else round(self.cpu_before + spent, 3)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on counting from."""
         return {
             "samples_seen": self.samples_seen,
             "seconds": self._seconds(),
+            "cpu_seconds": self._cpu_seconds(),
             "metrics": self._metrics,
         }
 
@@ -116,12 +123,14 @@ class MetricsWriter(Callback):
         """Go on counting."""
         self.samples_seen = state_dict["samples_seen"]
         self.seconds_before = state_dict["seconds"]
+        # Unknown of a checkpoint that was written before it was recorded.
+        self.cpu_before = state_dict.get("cpu_seconds")
         # A resumed run has not logged all of them before its first validation.
         self._metrics = dict(state_dict.get("metrics", {}))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; drop lines that the checkpoint knows nothing of."""
-        self._start = time.monotonic()
+        self._start, self._cpu_start = time.monotonic(), time.process_time()
         path = Path(trainer.default_root_dir) / METRICS_LINES
         if trainer.is_global_zero and path.exists():
             lines = path.read_text().splitlines(keepends=True)
@@ -170,6 +179,7 @@ class MetricsWriter(Callback):
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "wall_time": round(self._seconds(), 3),
+            "cpu_time": self._cpu_seconds(),
             "samples_seen": self.samples_seen,
             **self._metrics,
         }
