@@ -129,16 +129,19 @@ def shifted_angles(two_theta: Tensor, rows: Tensor, changes: Perturbation) -> Te
     return shifted
 
 
-def proportions(slots: Tensor, changes: Perturbation) -> Tensor | float:
+def proportions(slots: Tensor, changes: Perturbation) -> Tensor:
     """Each impurity's part in what its row's impurities have together, (A,); 1 for a single one.
+
+    Equal parts where no others are drawn: the other pattern of a material may have asked for them.
 
     Args:
         slots: The row of each impurity, (A,), ascending.
         changes: The random changes of the rows.
     """
+    first = torch.searchsorted(slots, slots)
     if changes.impurity_keys is None:
-        return 1.0
-    number = torch.arange(len(slots), device=slots.device) - torch.searchsorted(slots, slots)
+        return 1.0 / (torch.searchsorted(slots, slots, right=True) - first)
+    number = torch.arange(len(slots), device=slots.device) - first
     part = torch.exp(normal_at(changes.impurity_keys[slots], number))
     total = part.new_zeros(len(changes.impurity_keys)).index_add_(0, slots, part)
     return part / total[slots]

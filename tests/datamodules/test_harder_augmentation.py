@@ -182,6 +182,10 @@ def test_several_impurities_divide_their_share() -> None:
     numbers = normal_at(row_keys[1].repeat(2), torch.arange(2)).exp()
     ratio = float(numbers[0] / numbers.sum())
     assert parts[1, 2] / 0.4 == pytest.approx(ratio, rel=2e-3)
+    # Equal parts without keys: only the other pattern of the material asked for several.
+    other = lines(batch, Perturbation(impurity=values(0.2, 0.4)))[1]
+    for part in quarters[2:]:
+        assert other[part].sum() / other.sum() == pytest.approx(0.2, rel=1e-2)
 
 
 def test_numbers_of_impurities_are_uniform_and_the_first_is_the_single_one() -> None:

@@ -31,7 +31,7 @@ from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig
 from datamodules.stream.stream import Batches, Stream, check_world_size, choose_impurities
 from datamodules.xrd_datamodule import XRDDataModule
-from tests.datamodules.patterns import EVERYTHING
+from tests.datamodules.patterns import EVERYTHING, HARDER
 from tests.factories import make_store
 
 N = 53
@@ -242,8 +242,11 @@ def make_data(*folders: Path, **changes: Any) -> XRDDataModule:
     )
 
 
-def test_augmentation_does_not_depend_on_rank_or_workers(large: Path) -> None:
-    how = dataclasses.replace(EVERYTHING, impurity_probability=0.5)
+@pytest.mark.parametrize("changes", [EVERYTHING, HARDER], ids=["everything", "harder"])
+def test_augmentation_does_not_depend_on_rank_or_workers(
+    large: Path, changes: Augmentation
+) -> None:
+    how = dataclasses.replace(changes, impurity_probability=0.5)
     data = make_data(large, augmentation=how)
     train = data.rows("train")
     dataset = Batches(data.collection, [], 6, 0, (how, train))

@@ -88,7 +88,7 @@ def simulated_scans(
         random = np.random.default_rng([seed, row])
         lines = library.lines(np.array([row]))
         slots, partners = choose_impurities(seed, 0, np.array([row]), augmentation, everyone)
-        if len(slots) and augmentation.impurity:
+        if len(slots) and augmentation.has_impurity:
             extra = library.lines(partners)
             lines[keys.IMPURITY_SLOT] = torch.from_numpy(slots)
             lines |= {to: extra[key] for key, to in IMPURITY_KEYS.items() if key in extra}
@@ -248,8 +248,9 @@ def _second_phases(
     """Looks for a second phase where there is none and where there is one."""
     everyone = np.arange(len(retriever.library))
     formulas = retriever.library.collection.column("formula_key")
-    pure = replace(augmentation, impurity=0.0, impurity_probability=0.0)
-    mixed = replace(augmentation, impurity=0.499, impurity_probability=1.0)
+    pure = replace(augmentation, impurity_probability=0.0, impurities=1)
+    alone = replace(augmentation, impurity_share=(0.0, 0.0), impurities=1)
+    mixed = replace(alone, impurity=0.499, impurity_probability=1.0)
     gains: list[float] = []
     both: list[tuple[float, bool, bool]] = []
     for faults in (pure, mixed):
