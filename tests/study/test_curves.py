@@ -39,7 +39,7 @@ def test_models_are_compared_after_equal_time(tmp_path: Path) -> None:
 
 def test_a_run_without_recorded_time_is_told_what_a_step_took(tmp_path: Path) -> None:
     old = run(tmp_path / "old", [0.4, 0.2], a_step=None)
-    with pytest.raises(ValueError, match="--cpu-a-step"):
+    with pytest.raises(ValueError, match="--seconds-a-step"):
         read(old, "gap", None)
     curve = read(old, "gap", 0.1)
     assert curve.seconds.tolist() == [1.0, 2.0]
@@ -51,15 +51,15 @@ def test_a_run_without_recorded_time_is_told_what_a_step_took(tmp_path: Path) ->
     [
         (["--run", "here"], "give NAME=VALUE"),
         (["--run", "a=nowhere"], "give the folder of a run"),
-        (["--run", "a=RUN", "--cpu-a-step", "b=1"], "no --run has this name"),
-        (["--run", "a=RUN", "--cpu-a-step", "a=0"], "give seconds above 0"),
-        (["--run", "a=CUT"], "line 1 is no JSON"),
+        (["--run", "a=RUN", "--seconds-a-step", "b=1"], "no --run has this name"),
+        (["--run", "a=RUN", "--seconds-a-step", "a=0"], "give seconds above 0"),
+        (["--run", "a=CUT"], "line 1 is no JSON object"),
     ],
 )
 def test_mistakes_are_told_in_a_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     run(tmp_path / "RUN", [0.1])
     (tmp_path / "CUT").mkdir()
-    (tmp_path / "CUT" / "metrics.jsonl").write_text('{"step": 1, "va')
+    (tmp_path / "CUT" / "metrics.jsonl").write_text('{"step": 1, "va\n{"step": 2}\n')
     words = [
         word.replace("=RUN", f"={tmp_path}/RUN").replace("=CUT", f"={tmp_path}/CUT")
         for word in arguments
@@ -68,8 +68,25 @@ def test_mistakes_are_told_in_a_line(arguments: list[str], message: str, tmp_pat
         main(["curves", *words, "--target", "gap", "--output", str(tmp_path / "out")])
 
 
+def test_what_a_kill_or_a_failed_validation_left_is_no_point(tmp_path: Path) -> None:
+    """The last line may be cut, and an error that is not finite is written as null."""
+    folder = run(tmp_path / "run", [0.4, 0.3])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 30, "val/both/gap/mae": null}\n{"step": 40, "va')
+    assert read(folder, "gap").errors.tolist() == [0.4, 0.3]
+    (folder / "metrics.jsonl").write_text('{"step": 10, "val/both/gap/mae": null}\n')
+    with pytest.raises(ValueError, match="no validation has a number"):
+        read(folder, "gap")
+
+
+def test_the_clock_on_the_wall_may_be_read_instead(tmp_path: Path) -> None:
+    curve = read(run(tmp_path / "run", [0.4, 0.2], a_step=None), "gap", clock="wall_time")
+    assert curve.seconds.tolist() == [99.0, 99.0]
+    assert "wall time" in report({"both": [curve]}, "gap", clock="wall_time").title
+
+
 def test_an_unknown_target_names_those_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no error of 'volume': it has gap"):
+    with pytest.raises(ValueError, match="no error of 'volume', but of gap"):
         read(run(tmp_path / "run", [0.1]), "volume", None)
 
 

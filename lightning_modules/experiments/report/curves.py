@@ -1,12 +1,14 @@
-"""`xxact report curves`: validation error of any runs against steps and against CPU time.
+"""`xxact report curves`: validation error of any runs against steps and against time.
 
 Steps of different models cost different time, so that what is better after equal steps may be worse
-after equal time. The time is what `metrics.jsonl` recorded: that of the first process with all its
-threads, validations included.
+after equal time. The time is what `metrics.jsonl` recorded, validations included: CPU time of the
+first process with all its threads, or the time that passed (on a GPU, and on a machine that does
+nothing else).
 """
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,9 @@ from lightning_modules.training.callbacks.every_run import METRICS_LINES
 
 #: Which answer of a run is shown, the first that it has.
 _MODES = ("both", "composition", "xrd")
+#: Times that a run records.
+CLOCKS = ("cpu_time", "wall_time")
+_MAE = re.compile(r"val/[^/]+/([^/]+)/mae")
 #: Times at which the runs are compared, evenly on a log scale.
 _BUDGETS = 8
 
@@ -31,10 +36,10 @@ class Curve:
 
     Attributes:
         steps: Optimizer steps, (V,).
-        seconds: CPU seconds, (V,).
+        seconds: Time since the beginning, (V,).
         errors: Validation errors, (V,).
         metric: Key of the errors.
-        recorded: Whether the run recorded its CPU time.
+        recorded: Whether the run recorded this time.
     """
 
     steps: np.ndarray
@@ -44,18 +49,42 @@ class Curve:
     recorded: bool
 
     def at(self, budget: float) -> float:
-        """The error at the last validation within so many CPU seconds; NaN before the first."""
+        """The error at the last validation within so many seconds; NaN before the first."""
         within = np.flatnonzero(self.seconds <= budget)
         return float(self.errors[within[-1]]) if len(within) else math.nan
 
 
-def read(folder: Path, target: str, seconds_a_step: float | None) -> Curve:
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """A run's validations; a last line that a kill has cut is left out."""
+    texts = path.read_text(encoding="utf-8").splitlines()
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if number == len(texts):
+                break
+            line = None
+        if not isinstance(line, dict):
+            raise ValueError(f"{path}: line {number} is no JSON object; delete it")
+        lines.append(line)
+    return lines
+
+
+def read(
+    folder: Path, target: str, seconds_a_step: float | None = None, clock: str = CLOCKS[0]
+) -> Curve:
     """The curve of a run.
 
     Args:
         folder: The run's.
         target: Whose mean absolute error is shown: of both modalities, else of the one it has.
-        seconds_a_step: CPU seconds of a step, for a run that recorded no CPU time.
+        seconds_a_step: Seconds of a step, for a run that did not record this time.
+        clock: Which time, of `CLOCKS`.
 
     Raises:
         ValueError: if the run has no such validations, or no time.
@@ -63,58 +92,57 @@ def read(folder: Path, target: str, seconds_a_step: float | None) -> Curve:
     path = folder / METRICS_LINES
     if not path.is_file():
         raise ValueError(f"{folder}: has no {METRICS_LINES}; give the folder of a run")
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            lines.append(dict(json.loads(text)))
-        except ValueError:
-            raise ValueError(f"{path}: line {number} is no JSON; delete it") from None
+    lines = _lines(path)
     candidates = [f"val/{mode}/{target}/mae" for mode in _MODES]
     metric = next((key for key in candidates if any(key in line for line in lines)), None)
     if metric is None:
-        known = sorted({key.split("/")[2] for line in lines for key in line if "/mae" in key})
-        told = f"it has {', '.join(known)}" if known else "it has no regression's validation"
-        raise ValueError(f"{path}: no error of {target!r}: {told}")
-    lines = [line for line in lines if line.get(metric) is not None]
+        found = {_MAE.fullmatch(key) for line in lines for key in line}
+        known = ", ".join(sorted({match[1] for match in found if match}))
+        raise ValueError(
+            f"{path}: has no error of {target!r}, "
+            + (f"but of {known}" if known else "nor that of another target")
+        )
+    lines = [line for line in lines if _number(line.get(metric)) and _number(line.get("step"))]
+    if not lines:
+        raise ValueError(f"{path}: no validation has a number for {metric}")
     steps = np.array([line["step"] for line in lines], float)
-    recorded = all(line.get("cpu_time") is not None for line in lines)
+    recorded = all(_number(line.get(clock)) for line in lines)
     if recorded:
-        seconds = np.array([line["cpu_time"] for line in lines], float)
+        seconds = np.array([line[clock] for line in lines], float)
     elif seconds_a_step is not None:
         seconds = steps * seconds_a_step
     else:
         raise ValueError(
-            f"{path}: records no CPU time (made before it was recorded); say what a step took "
-            "with --cpu-a-step NAME=SECONDS"
+            f"{path}: has no {clock} (runs did not always record it); say what a step took with "
+            "--seconds-a-step NAME=SECONDS"
         )
     errors = np.array([line[metric] for line in lines], float)
     return Curve(steps, seconds, errors, metric, recorded)
 
 
-def report(runs: dict[str, list[Curve]], target: str, unit: str = "") -> Report:
+def report(
+    runs: dict[str, list[Curve]], target: str, unit: str = "", clock: str = CLOCKS[0]
+) -> Report:
     """Tables and a figure of named runs, several for a name where seeds differ."""
-    out = Report(f"Error against steps and CPU time: {target}")
+    time = _NAMES[clock]
+    out = Report(f"Error against steps and {time}: {target}")
     estimated = [name for name, curves in runs.items() if not all(c.recorded for c in curves)]
-    told = f" Of {', '.join(estimated)}: steps times what a step was said to take."
+    told = f" Of {'; '.join(estimated)}: steps times what a step was said to take."
     out.say(
-        "Validation errors; means of the runs of a name. CPU time of the first process with all "
-        "its threads, validations included; no pretraining is counted."
-        + (told if estimated else "")
+        f"Validation errors; means of the runs of a name. {_MEANING[clock]} Validations are "
+        "included, a pretraining is not." + (told if estimated else "")
     )
-    out.table("runs", "Runs", [_row(name, curves) for name, curves in runs.items()])
+    out.table("runs", "Runs", [_row(name, curves, time) for name, curves in runs.items()])
     first = min(c.seconds[0] for curves in runs.values() for c in curves)
     last = max(c.seconds[-1] for curves in runs.values() for c in curves)
     budgets = [
-        {"CPU s": f"{budget:.3g}"}
+        {f"{time}, s": f"{budget:.3g}"}
         | {name: float(np.mean([c.at(budget) for c in curves])) for name, curves in runs.items()}
-        for budget in np.geomspace(first, last, _BUDGETS)
+        for budget in np.geomspace(max(first, 1e-3), max(last, 1e-3), _BUDGETS)
     ]
-    out.table(
-        "budgets",
-        "Error after equal CPU time (–: before a first validation; ended runs keep their last)",
-        budgets,
-    )
-    out.figure("curves", "Validation error against steps and CPU time.", _figure(runs, unit))
+    caption = f"Error after equal {time} (–: before a first validation; ended runs keep their last)"
+    out.table("budgets", caption, budgets)
+    out.figure("curves", f"Validation error against steps and {time}.", _figure(runs, unit, time))
     out.numbers = {
         name: [
             {"metric": c.metric, "recorded": c.recorded, "steps": c.steps.tolist(),
@@ -126,20 +154,27 @@ def report(runs: dict[str, list[Curve]], target: str, unit: str = "") -> Report:
     return out
 
 
-def _row(name: str, curves: Sequence[Curve]) -> dict[str, Any]:
+_NAMES = {"cpu_time": "CPU time", "wall_time": "wall time"}
+_MEANING = {
+    "cpu_time": "CPU time is that of the first process with all its threads.",
+    "wall_time": "Wall time means something only on a machine that did nothing else.",
+}
+
+
+def _row(name: str, curves: Sequence[Curve], time: str) -> dict[str, Any]:
     return {
         "name": name,
         "answer": curves[0].metric,
         "runs": len(curves),
         "steps": float(np.mean([c.steps[-1] for c in curves])),
-        "CPU s": float(np.mean([c.seconds[-1] for c in curves])),
-        "CPU ms a step": float(np.mean([1000 * c.seconds[-1] / c.steps[-1] for c in curves])),
+        f"{time}, s": float(np.mean([c.seconds[-1] for c in curves])),
+        "ms a step": float(np.mean([1000 * c.seconds[-1] / c.steps[-1] for c in curves])),
         "best error": float(np.mean([np.nanmin(c.errors) for c in curves])),
         "last error": float(np.mean([c.errors[-1] for c in curves])),
     }
 
 
-def _figure(runs: dict[str, list[Curve]], unit: str) -> Figure:
+def _figure(runs: dict[str, list[Curve]], unit: str, time: str) -> Figure:
     figure = Figure(figsize=(9.0, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     colour = colours(list(runs))
@@ -156,7 +191,7 @@ def _figure(runs: dict[str, list[Curve]], unit: str) -> Figure:
                     alpha=0.8,
                     label=name if i == 0 else None,
                 )
-    for axes, label in ((left, "steps"), (right, "CPU seconds")):
+    for axes, label in ((left, "steps"), (right, f"{time}, s")):
         axes.set(xlabel=label)
         logarithmic(axes.xaxis)
         axes.grid(alpha=0.2, which="both")
@@ -179,25 +214,28 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--target", required=True, help="the target whose error is shown")
     parser.add_argument("--unit", default="", help="of the target, for the picture")
     parser.add_argument(
-        "--cpu-a-step",
+        "--clock", choices=CLOCKS, default=CLOCKS[0], help="which time (default: cpu_time)"
+    )
+    parser.add_argument(
+        "--seconds-a-step",
         action="append",
         default=[],
         metavar="NAME=SECONDS",
-        help="CPU seconds of a step, for runs that recorded none",
+        help="what a step took, for runs that recorded no such time",
     )
     parser.add_argument("--output", type=Path, default=Path("curves"), help="folder to write")
     given = parser.parse_args(argv)
     if given.output.exists() and not given.output.is_dir():
         raise ValueError(f"{given.output}: is a file; give a folder with --output")
     named = [_pair("--run", word) for word in given.run]
-    steps = dict(_pair("--cpu-a-step", word) for word in given.cpu_a_step)
+    steps = dict(_pair("--seconds-a-step", word) for word in given.seconds_a_step)
     if strange := sorted(steps.keys() - {name for name, _ in named}):
-        raise ValueError(f"--cpu-a-step {strange[0]}: no --run has this name")
+        raise ValueError(f"--seconds-a-step {strange[0]}: no --run has this name")
     runs: dict[str, list[Curve]] = {}
     for name, folder in named:
         cost = _positive(name, steps[name]) if name in steps else None
-        runs.setdefault(name, []).append(read(Path(folder), given.target, cost))
-    written = report(runs, given.target, given.unit).write(given.output)
+        runs.setdefault(name, []).append(read(Path(folder), given.target, cost, given.clock))
+    written = report(runs, given.target, given.unit, given.clock).write(given.output)
     print(written[0].read_text(encoding="utf-8"))
     print("\n".join(map(str, written)))
     return 0
@@ -216,5 +254,5 @@ def _positive(name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not (0 < value < math.inf):
-        raise ValueError(f"--cpu-a-step {name}={text}: give seconds above 0")
+        raise ValueError(f"--seconds-a-step {name}={text}: give seconds above 0")
     return value
