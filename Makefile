@@ -51,6 +51,7 @@ OVERLAYS  = $(if $(DATA),--config configs/data/$(DATA).yaml) \
 
 MEASURED = --config configs/augmentation/measured.yaml
 KEPT    := runs/models
+SHIPPED := pretrained aligned properties
 
 REGRESSED = $(OVERLAYS) $(if $(TARGETS),--config configs/targets/$(TARGETS).yaml) \
             $(if $(MODALITY),--config configs/modality/$(MODALITY).yaml)
@@ -104,20 +105,23 @@ adapt: $(READY) ## adapt a backbone to a lab's patterns (LAB=folder LABELS=table
 	  --run runs/adapted $(if $(filter file,$(origin CKPT)),,--model.init_from $(CKPT)) $(ARGS)
 
 models: $(READY) ## train the models of models/ again, with their cards (hours; killed, it goes on)
+	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml --config configs/study/constant_rate.yaml \
+	  --config configs/models/pretrained.yaml $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) \
+	  --run $(KEPT)/pretrained --resume auto $(ARGS)
 	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/all_crystals.yaml \
-	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/all_crystals --resume auto $(ARGS)
+	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/all_crystals --resume auto \
+	  --model.init_from $(KEPT)/pretrained/checkpoints/last.ckpt $(ARGS)
 	$(BIN)/xxact fit --config configs/pretrain_contrastive.yaml $(MEASURED) --config configs/models/all_crystals.yaml \
 	  --config configs/models/aligned.yaml $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) \
 	  --run $(KEPT)/aligned --resume auto --model.init_from $(KEPT)/all_crystals/checkpoints/last.ckpt $(ARGS)
 	$(BIN)/xxact fit --config configs/regression.yaml $(MEASURED) --config configs/models/properties.yaml \
 	  $(if $(TRAINER),--config configs/trainer/$(TRAINER).yaml) --run $(KEPT)/properties --resume auto \
-	  --model.init_from $(KEPT)/aligned/checkpoints/last.ckpt $(ARGS)
+	  --model.init_from $(KEPT)/pretrained/checkpoints/last.ckpt $(ARGS)
 	$(BIN)/xxact report evidence --checkpoint $(KEPT)/aligned/checkpoints/last.ckpt \
 	  --store data/materials_project --store data/wbm --augmentation configs/augmentation/measured.yaml
-	$(BIN)/xxact test --config $(KEPT)/aligned/config.yaml --checkpoint $(KEPT)/aligned/checkpoints/last.ckpt
-	$(BIN)/xxact test --config $(KEPT)/properties/config.yaml --checkpoint $(KEPT)/properties/checkpoints/last.ckpt
-	rm -rf models/aligned models/properties
-	for name in aligned properties; do $(BIN)/xxact export --checkpoint $(KEPT)/$$name/checkpoints/last.ckpt \
+	for name in $(SHIPPED); do \
+	  $(BIN)/xxact test --config $(KEPT)/$$name/config.yaml --checkpoint $(KEPT)/$$name/checkpoints/last.ckpt && \
+	  rm -rf models/$$name && $(BIN)/xxact export --checkpoint $(KEPT)/$$name/checkpoints/last.ckpt \
 	  --output models/$$name --notes configs/models/$$name.md --precision bfloat16 || exit 1; done
 
 evaluate: $(READY) ## errors, coverage and plots of a checkpoint on the test split (CKPT=…)

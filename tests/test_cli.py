@@ -30,6 +30,7 @@ PAIRS = [
     *((ROOT / "configs/regression.yaml", o) for o in overlays("modality", "targets", "finetuning")),
     (ROOT / "configs/pretrain_contrastive.yaml", ROOT / "configs/models/aligned.yaml"),
     (ROOT / "configs/pretrain_contrastive.yaml", ROOT / "configs/models/all_crystals.yaml"),
+    (ROOT / "configs/pretrain_contrastive.yaml", ROOT / "configs/models/pretrained.yaml"),
     (ROOT / "configs/regression.yaml", ROOT / "configs/models/properties.yaml"),
 ]
 

@@ -14,7 +14,7 @@ from lightning_modules.inference.evidence import Evidence
 from lightning_modules.inference.prediction import Predictor
 from tests.measured.patterns import angles, counts, write
 
-NAMES = ("properties", "aligned")
+NAMES = ("properties", "aligned", "pretrained")
 #: All of `models/`, bytes.
 LARGEST = 12 * 2**20
 
