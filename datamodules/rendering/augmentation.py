@@ -20,6 +20,11 @@ N_RESIDUE = 10
 N_SCATTERING = 9
 """Uniform numbers that a background's air, humps and constant follow from."""
 MOST_IMPURITIES = 8
+ENVELOPE_TAKEN = (0.8, 1.3)
+"""Range of the share of a lower envelope that is taken off. With an envelope of 3° intensities then
+are distributed as in simulated scans after the background's subtraction: docs/measured.md."""
+NARROWEST_ENVELOPE = 1.0
+"""Degrees; a narrower envelope would take off the lines."""
 NARROWEST_NOISE = 0.2
 """Smallest FWHM of the Gaussian that smooths noise, degrees: finer waves are not drawn."""
 
@@ -83,6 +88,10 @@ class Augmentation:
             (0, 0): none.
         residue: σ of what the subtraction leaves of it (or takes too much), relative to it, smooth
             over some 10°; what is below zero is cut.
+        envelope: Width (degrees 2θ, at least NARROWEST_ENVELOPE) of the lower envelope that a
+            subtraction takes off with a background: tails of lines, and what lies under crowded
+            ones. A morphological opening of the noise-free pattern, smoothed over half the width;
+            0.8 to 1.3 of it, uniform. What is below zero is cut.
         noise: Range of the counts at the maximum, log-uniform; counting noise has
             σ = √(intensity/counts). (0, 0): no noise.
         noise_width: Range of the FWHM (degrees) of the Gaussian that smoothed the noise, as
@@ -114,6 +123,7 @@ class Augmentation:
     background: float = 0.0
     scattering: Range = (0.0, 0.0)
     residue: float = 0.0
+    envelope: float = 0.0
     noise: Range = (0.0, 0.0)
     noise_width: Range = (0.0, 0.0)
     window: float = 0.0
@@ -172,6 +182,11 @@ class Augmentation:
                 f"augmentation: noise_width is {self.noise_width}; smoothed noise is at least "
                 f"{NARROWEST_NOISE}° wide; leave it away for white noise"
             )
+        if 0 < self.envelope < NARROWEST_ENVELOPE:
+            raise ValueError(
+                f"augmentation: envelope is {self.envelope}; give 0 or at least "
+                f"{NARROWEST_ENVELOPE}°"
+            )
         for name, needed in {
             "noise_width": ("noise",),
             "residue": ("scattering",),
@@ -227,7 +242,8 @@ class Perturbation:
     off at the start and at the end); `cell_strain` (B, 3: principal strains); `intensity_drift`
     (B, N_DRIFT), `residue` (B, N_RESIDUE) and `scattering_shape` (B, N_SCATTERING). `line_keys`
     (B,) are the keys of each line's jitter, `direction_keys` of its direction, `impurity_keys` of
-    the proportions of several impurities; `texture` is March's r.
+    the proportions of several impurities; `texture` is March's r, `envelope` the share of the lower
+    envelope that is taken off, `envelope_width` its width.
     """
 
     strain: Tensor | None = None
@@ -241,6 +257,8 @@ class Perturbation:
     scattering: Tensor | None = None
     scattering_shape: Tensor | None = None
     residue: Tensor | None = None
+    envelope: Tensor | None = None
+    envelope_width: float = 0.0
     noise_width: Tensor | None = None
     zero_shift: Tensor | None = None
     displacement: Tensor | None = None
@@ -345,6 +363,9 @@ def draw(augmentation: Augmentation, seed: Tensor, epoch: Tensor, index: Tensor)
         p.scattering_shape = uniform(key(Purpose.SCATTERING) + 1, N_SCATTERING)
         if a.residue:
             p.residue = a.residue * normal(key(Purpose.SCATTERING) + 2, N_RESIDUE)
+    if a.envelope:
+        p.envelope = in_range(Purpose.SCATTERING, ENVELOPE_TAKEN, 1)
+        p.envelope_width = a.envelope
     if a.noise[1] > 0:
         if a.noise_width[1] > 0:
             p.noise_width = in_range(Purpose.NOISE, a.noise_width, 1)

@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool1d, interpolate, max_pool1d
 
 from datamodules.batch import IMPURITY_PROFILE, IMPURITY_SLOT, Batch
 from datamodules.grid import Grid
@@ -20,6 +20,8 @@ from datamodules.rendering.peaks import background_profile
 
 _ROUNDING = 4e-7
 """Intensities below this share of the maximum are rounding errors of the float32 FFT."""
+_ENVELOPE_STEP = 0.2
+"""Degrees between the points of a lower envelope."""
 _KNOTS = 96
 """Backgrounds are smooth: they are computed at so many points and interpolated."""
 
@@ -56,7 +58,11 @@ def finish(intensity: Tensor, measured: Tensor | None, changes: Perturbation, gr
         counted = intensity + _to_grid(knots_BK, grid)
         if changes.residue is not None:
             intensity += _to_grid(knots_BK * residue_profile(changes.residue), grid)
-            intensity.clamp_(min=0.0)
+    if changes.envelope is not None:
+        # Of the pattern without noise: a subtraction follows the middle of the noise. Not in place:
+        # the counts are those before it.
+        below = lower_envelope(intensity, changes.envelope_width, grid)
+        intensity = intensity - below * changes.envelope[:, None]
     if changes.noise is not None and changes.noise_keys is not None:
         sigma = (counted / changes.noise[:, None]).sqrt_()
         if changes.noise_width is None:
@@ -64,6 +70,7 @@ def finish(intensity: Tensor, measured: Tensor | None, changes: Perturbation, gr
         else:
             number = smooth_noise(changes.noise_keys, changes.noise_width, grid)
         intensity += sigma.mul_(number)
+    if any(change is not None for change in (changes.noise, changes.residue, changes.envelope)):
         intensity.clamp_(min=0.0)
     if measured is not None:
         intensity *= measured
@@ -123,6 +130,26 @@ def residue_profile(coefficients: Tensor) -> Tensor:
     x = torch.linspace(0.0, math.pi, _KNOTS, device=coefficients.device)
     # cos² has a mean of 1/2 for all but k = 0.
     return coefficients @ torch.cos(k[:, None] * x) * math.sqrt(2.0 / (N_RESIDUE + 1))
+
+
+def lower_envelope(intensity: Tensor, width: float, grid: Grid) -> Tensor:
+    """What lies under lines that are narrower than the width: an opening, smoothed; (B, L).
+
+    The largest of the smallest values in windows of the width (erosion, then dilation), at every
+    0.2°, averaged over half the width. Smoothed it may exceed the pattern, as estimates do.
+
+    Args:
+        intensity: (B, L).
+        width: Degrees.
+        grid: For the step.
+    """
+    every = max(1, round(_ENVELOPE_STEP / grid.step))
+    half = round(width / (2.0 * every * grid.step))
+    knots = -max_pool1d(-intensity, every, every, ceil_mode=True)
+    eroded = -max_pool1d(-knots, 2 * half + 1, 1, half)
+    opened = max_pool1d(eroded, 2 * half + 1, 1, half)
+    smooth = avg_pool1d(opened, half // 2 * 2 + 1, 1, half // 2, count_include_pad=False)
+    return interpolate(smooth[:, None], intensity.shape[1], mode="linear")[:, 0]
 
 
 def smooth_noise(keys: Tensor, fwhm: Tensor, grid: Grid) -> Tensor:

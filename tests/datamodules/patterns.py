@@ -65,6 +65,7 @@ HARDER = replace(
     impurities=3,
     scattering=(0.05, 1.0),
     residue=0.05,
+    envelope=3.0,
     noise_width=(0.2, 0.5),
 )
 

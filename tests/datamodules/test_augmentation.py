@@ -34,6 +34,7 @@ from datamodules.rendering.augmentation import N_BACKGROUND, Augmentation, Pertu
 from datamodules.rendering.peaks import (
     KA1_RATIO,
     KA2_RATIO,
+    PeakShape,
     background_profile,
 )
 from datamodules.rendering.renderer import Renderer
@@ -347,8 +348,10 @@ def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
     batch = random_batch()
     batch = add_impurity(batch, 2, *one(33.0))
     how = Augmentation(**on)
-    got = Renderer(GRID, augmentation=how)(batch, augment=True)
-    plain = Renderer(GRID)(batch, augment=False)
+    # Broad enough to overlap: an envelope lies under overlapping lines alone.
+    broad = PeakShape(1.0)
+    got = Renderer(GRID, broad, how)(batch, augment=True)
+    plain = Renderer(GRID, broad)(batch, augment=False)
     assert torch.isfinite(got[XRD]).all()
     changed = (got[XRD] - plain[XRD]).abs().amax(dim=1) > 1e-3
     assert changed.sum() >= (1 if name.startswith("impurit") else 2)
@@ -371,6 +374,7 @@ def test_every_augmentation_can_be_switched_on_alone(name: str) -> None:
         ({"impurity_share": (0.1, 0.95)}, "at most 0.9"),
         ({"impurity_share": (0.0, 0.5)}, "starts above 0"),
         ({"noise_width": (0.2, 0.5)}, "changes nothing without noise"),
+        ({"envelope": 0.5}, "at least 1.0°"),
         ({"residue": 0.1}, "changes nothing without scattering"),
         ({"scattering": (0.1, 0.5)}, "changes nothing without noise or residue"),
         ({"noise": (1e3, 1e4), "noise_width": (0.05, 0.5)}, "at least 0.2° wide"),

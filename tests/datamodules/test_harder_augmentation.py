@@ -11,7 +11,12 @@ import torch
 from datamodules.batch import EPOCH, INDEX, MEASURED, SEED, TARGETS, XRD
 from datamodules.randomness import Purpose, keys, normal_at, uniform, uniform_at
 from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
-from datamodules.rendering.backgrounds import residue_profile, scattering_profile, smooth_noise
+from datamodules.rendering.backgrounds import (
+    lower_envelope,
+    residue_profile,
+    scattering_profile,
+    smooth_noise,
+)
 from datamodules.rendering.lines import change_lines, march_dollase
 from datamodules.rendering.renderer import Renderer
 from datamodules.stream.stream import choose_impurities
@@ -248,6 +253,26 @@ def test_a_residue_is_relative_to_the_background_and_cut_at_zero() -> None:
     assert float(residue_profile(many.residue).std()) == pytest.approx(0.03, rel=0.05)
     assert many.scattering is not None
     assert float(many.scattering.log().mean()) == pytest.approx(np.log(0.1) / 2, abs=0.05)
+
+
+def test_a_lower_envelope_is_what_is_wider_than_lines() -> None:
+    x = torch.from_numpy(GRID.two_theta()).float()
+    line = torch.exp(-4.0 * np.log(2.0) * ((x - 40.0) / 0.5) ** 2)
+    hump = 0.3 * torch.exp(-4.0 * np.log(2.0) * ((x - 60.0) / 25.0) ** 2)
+    found = lower_envelope((line + hump)[None], 3.0, GRID)[0]
+    # The line is not in it; the hump is, but for what its slope changes over the window.
+    torch.testing.assert_close(found, hump, atol=0.025, rtol=0)
+    assert float(found[(x - 40.0).abs() < 0.5].max()) < float(hump[(x - 40.0).abs() < 3].max())
+    batch = make_batch(([2.9, 3.0, 3.1, 1.5], [1.0, 1.0, 1.0, 3.0]))
+    width = {"caglioti_u": values(0.0), "caglioti_v": values(0.0), "caglioti_w": values(4.0)}
+    plain, _ = Renderer(GRID).render(batch, Perturbation(**width, eta=values(1.0)))
+    taken = Perturbation(**width, eta=values(1.0), envelope=values(1.0), envelope_width=3.0)
+    left, _ = Renderer(GRID).render(batch, taken)
+    assert left.max() == 1.0
+    assert float((left == 0).float().mean()) > float((plain == 0).float().mean()) + 0.02
+    share = drawn(Augmentation(envelope=3.0)).envelope
+    assert share is not None
+    assert 0.8 <= float(share.min()) < 0.81 < 1.29 < float(share.max()) <= 1.3
 
 
 def test_smoothed_noise_has_a_unit_variance_and_the_widths_of_its_gaussian() -> None:
