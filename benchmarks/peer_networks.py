@@ -214,11 +214,14 @@ class Ours(Network):
     Args:
         patch: Points a patch.
         alone: Whether it also learns to answer from one modality alone, as the recipe does.
+        frozen: Whether the encoder of the pattern stays as it is.
     """
 
-    def __init__(self, patch: int = PATCH, alone: bool = True) -> None:
+    def __init__(self, patch: int = PATCH, alone: bool = True, frozen: bool = False) -> None:
         super().__init__()
         off: dict[str, Any] = {} if alone else {"modality_dropout": 0.0, "composition_weight": 0.0}
+        if frozen:
+            off["freeze"] = ["backbone.xrd"]
         config, grid = tiny(patch)
         self.task = Regression(["value"], config, grid, **off)
         self.task.log = lambda *_, **__: None  # type: ignore[method-assign]
@@ -289,5 +292,8 @@ NETWORKS: dict[str, tuple[Callable[[], Network], float]] = {
     "ours_bare": (Bare, 1e-3),
     "ours_coarse": (lambda: Ours(patch=2 * PATCH), 1e-3),
     "ours_unfused": (SideBySide, 1e-3),
+    "ours_frozen": (lambda: Ours(frozen=True), 1e-3),
+    "ours_coarse_frozen": (lambda: Ours(patch=2 * PATCH, frozen=True), 1e-3),
+    "ours_coarse_both_only": (lambda: Ours(patch=2 * PATCH, alone=False), 1e-3),
 }
 """Networks and the highest rates of their schedules."""

@@ -4,10 +4,12 @@ r"""What do published kinds of models reach on the same split with the same CPU 
         [--target formation_energy] [--seconds 60] [--seeds 0 1 2] [--models resnet ours …] \
         [--split validation]
     python benchmarks/peers.py report peers.jsonl
+    python benchmarks/peers.py steps [--models ours ours_coarse …]
 
 `run` appends a line of JSON for every model, seed and store, and makes only those that are not
 there yet: give the command again after a kill, or with more seeds. Several may run at once, of
-different seeds. `report` prints a table for each store: means and ranges over the seeds.
+different seeds. `report` prints a table for each store: means and ranges over the seeds. `steps`
+tells what a step of a network costs, without any data.
 
 Every model trains on the training split by the absolute error for so many seconds of CPU time (all
 threads counted) and is judged once on the test split: error, error and pairs ranked rightly within
@@ -39,6 +41,9 @@ Only where --models names them, variants that tell which part of ours matters:
                   ours_bare       the backbone, a linear head, the absolute error
                   ours_coarse     half as many patches, twice as wide
                   ours_unfused    our two encoders side by side, joined by a perceptron
+                  ours_frozen     the encoder of the pattern is not trained (for `steps`: here,
+                                  from scratch, it stays random); ours_coarse_frozen
+                  ours_coarse_both_only
 
 Patterns are square roots of the intensity at 1 063 points from 5 to 90°.
 """
@@ -254,6 +259,40 @@ def run(given: argparse.Namespace) -> None:
                 print(json.dumps(result), flush=True)
 
 
+def costs(models: list[str], rounds: int) -> dict[str, float]:
+    """CPU milliseconds of a step: medians over rounds in which all take turns, two to warm up."""
+    torch.manual_seed(0)
+    elements = torch.randint(1, 90, (BATCH, 4))
+    fractions = torch.rand(BATCH, 4)
+    x = Inputs(
+        elements, fractions / fractions.sum(1, keepdim=True), torch.rand(BATCH, GRID.n_points)
+    )
+    labels = torch.randn(BATCH)
+    networks = {name: NETWORKS[name][0]() for name in models}
+    optimizers = {
+        name: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+        for name, model in networks.items()
+    }
+    spent: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 2):
+        for name, model in networks.items():
+            start = time.process_time()
+            loss = model.loss(x, labels, turn)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step()
+            spent[name].append(1000 * (time.process_time() - start))
+    return {name: float(np.median(times[2:])) for name, times in spent.items()}
+
+
+def tell_costs(given: argparse.Namespace) -> None:
+    """Prints a table."""
+    torch.set_num_threads(1)
+    print("| model | CPU ms a step |\n|---|---|")
+    for name, milliseconds in costs(given.models, given.rounds).items():
+        print(f"| {name} | {milliseconds:.0f} |")
+
+
 def across(values: Iterable[float], digits: int) -> str:
     """The mean of seeds and, of several, their range."""
     values = list(values)
@@ -307,6 +346,10 @@ def main() -> None:
     report = commands.add_parser("report", help="print the tables")
     report.add_argument("results", type=Path)
     report.set_defaults(do=lambda given: print("\n".join(tables_of(results_in(given.results)))))
+    steps = commands.add_parser("steps", help="what a step costs, batches of 64, one thread")
+    steps.add_argument("--models", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    steps.add_argument("--rounds", type=int, default=7)
+    steps.set_defaults(do=tell_costs)
     given = parser.parse_args()
     given.do(given)
 

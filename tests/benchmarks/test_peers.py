@@ -85,3 +85,12 @@ def test_the_report_gives_means_and_ranges_over_seeds() -> None:
     assert lines[0].startswith("nrel, formation_energy, test split, 60 CPU seconds")
     assert [line.split(" | ")[1] for line in lines[4:6]] == ["set", "ours"]
     assert "| ours | 2 | 0.2000 (0.1000 to 0.3000) |" in lines[5]
+
+
+def test_a_frozen_encoder_and_fewer_patches_make_a_step_cheaper() -> None:
+    """What a step costs is what a step does: else the table would tell of something else."""
+    whole, frozen = NETWORKS["ours"][0](), NETWORKS["ours_frozen"][0]()
+    weights = [sum(p.numel() for p in n.parameters() if p.requires_grad) for n in (whole, frozen)]
+    assert weights[1] < weights[0]
+    assert not any(p.requires_grad for p in frozen.task.backbone.xrd.parameters())
+    assert set(peers.costs(["set", "ours_coarse"], rounds=1)) == {"set", "ours_coarse"}
