@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--checkpoint", action="append", required=True, metavar="NAME=PLACE")
     parser.add_argument("--measured", type=Path, help="table of measured patterns")
     parser.add_argument("--among", type=int, default=81)
-    parser.add_argument("--limit", type=int, default=200)
+    parser.add_argument("--limit", type=int, default=240)
+    parser.add_argument("--offset", type=float, default=0.0, help="added to intensities of 0 to 1")
     given = parser.parse_args()
     store = Store(given.store)
     models = dict(item.split("=", 1) for item in given.checkpoint)
@@ -62,9 +63,9 @@ def main() -> None:
     results = []
     for name, place in models.items():
         model = AlignedModel(place)
-        result = {"model": name} | judged(model, formulas, given.scans, given.among)
+        result = {"model": name} | judged(model, formulas, given.scans, given.among, given.offset)
         if given.measured:
-            result |= measured_ranks(model, formulas, given.measured)
+            result |= measured_ranks(model, formulas, given.measured, given.offset)
         print(json.dumps(result), flush=True)
         results.append(result)
     if len(results) > 1:
@@ -240,7 +241,9 @@ def add_peaks(
         profile[first:last] += a / w * (eta * lorentz + (1.0 - eta) * gauss)
 
 
-def read(model: AlignedModel, table: Path) -> Iterator[tuple[str, torch.Tensor]]:
+def read(
+    model: AlignedModel, table: Path, offset: float = 0.0
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Formula and the model's vector of each scan of a table, read as a user's."""
     renderer = Renderer(model.grid, model.peaks)
     for row in csv.DictReader(table.open(encoding="utf-8")):
@@ -249,7 +252,7 @@ def read(model: AlignedModel, table: Path) -> Iterator[tuple[str, torch.Tensor]]
         wavelength = None if scan.wavelength else parse_wavelength(stated)
         pattern = convert(scan, model.grid, Options(wavelength, fwhm=model.peaks.fwhm))
         batch = {
-            keys.PROFILE: torch.from_numpy(pattern.profile)[None],
+            keys.PROFILE: torch.from_numpy(pattern.profile)[None] + offset,
             keys.INDEX: torch.zeros(1, dtype=torch.int64),
         }
         seen = renderer(batch, augment=False)
@@ -257,10 +260,10 @@ def read(model: AlignedModel, table: Path) -> Iterator[tuple[str, torch.Tensor]]
 
 
 def judged(
-    model: AlignedModel, formulas: np.ndarray, scans: Path, among: int
+    model: AlignedModel, formulas: np.ndarray, scans: Path, among: int, offset: float = 0.0
 ) -> dict[str, dict[str, float]]:
     """Ranks of the right formulas among some of the scans' and among all, with elements and not."""
-    found = list(read(model, scans / "index.csv"))
+    found = list(read(model, scans / "index.csv", offset))
     compositions = [parse_formula(name) for name in formulas]
     elements = [frozenset(numbers.tolist()) for numbers, _ in compositions]
     bank = model.compositions(*pad_compositions(compositions))
@@ -291,11 +294,13 @@ def judged(
     return {"scans": len(found), **result}  # type: ignore[dict-item]
 
 
-def measured_ranks(model: AlignedModel, formulas: np.ndarray, table: Path) -> dict[str, object]:
+def measured_ranks(
+    model: AlignedModel, formulas: np.ndarray, table: Path, offset: float = 0.0
+) -> dict[str, object]:
     """Rank of each measured pattern's formula among all of the store."""
     bank = model.compositions(*pad_compositions([parse_formula(name) for name in formulas]))
     ranks = {}
-    for formula, vector in read(model, table):
+    for formula, vector in read(model, table, offset):
         own = model.compositions(*pad_compositions([parse_formula(formula)]))[0]
         ranks[formula] = 1 + int((bank @ vector > own @ vector).sum())
     return {"measured": ranks, "measured median": float(np.median(list(ranks.values())))}
