@@ -371,6 +371,16 @@ def test_a_requeued_job_continues_as_if_it_had_never_been_stopped(
             assert [json.loads(line)["step"] for line in lines] == [3, 6], name
 
 
+def test_cpu_time_goes_on_over_resumptions_or_is_unknown() -> None:
+    """A checkpoint from before it was recorded must not make a run look cheap."""
+    first, second, old = MetricsWriter(), MetricsWriter(), MetricsWriter()
+    first.cpu_before = 100.0
+    second.load_state_dict(first.state_dict())
+    assert second.state_dict()["cpu_seconds"] >= 100.0
+    old.load_state_dict({"samples_seen": 8, "seconds": 2.0})
+    assert old.state_dict()["cpu_seconds"] is None
+
+
 def test_embeddings_of_a_validation_do_not_keep_all_ranks_rows() -> None:
     metric, n = Retrieval(pool_size=4), 64
     rows = torch.nn.functional.normalize(torch.randn(n, 8), dim=1)
