@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.batch import EPOCH, INDEX, MEASURED, SEED, TARGETS, XRD
-from datamodules.randomness import Purpose, keys, normal_at, uniform, uniform_at
+from datamodules.randomness import Purpose, hash_uint64, keys, normal_at, uniform, uniform_at
 from datamodules.rendering.augmentation import Augmentation, Perturbation, draw
 from datamodules.rendering.backgrounds import (
     lower_envelope,
@@ -199,6 +199,9 @@ def test_numbers_of_impurities_are_uniform_and_the_first_is_the_single_one() -> 
     several = dataclasses.replace(single, impurities=3)
     slots, partners = choose_impurities(1, 2, rows, single, pool)
     more, others = choose_impurities(1, 2, rows, several, pool)
+    # The numbers of runs before there could be several.
+    key = hash_uint64(1, 2, int(Purpose.IMPURITY), slots.astype(np.uint64))
+    assert np.array_equal(partners, (hash_uint64(key, 1) % np.uint64(5000)).astype(np.int64))
     found, first, number = np.unique(more, return_index=True, return_counts=True)
     assert np.array_equal(found, slots)
     assert np.array_equal(others[first], partners)
