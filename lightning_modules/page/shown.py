@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from datamodules.io.arguments import printable
 from datamodules.measured import Scan
 from datamodules.measured.inspection import figure_of as figure_of_scan
+from lightning_modules.inference.answers.known import known_table
 from lightning_modules.inference.answers.printed import (
     FROM,
     agreement,
@@ -38,7 +39,6 @@ EMPTY = (
     "<p>Drop a scan, give a composition, or both. Both together say most: the composition says "
     "what is there, the scan how it is arranged.</p></div>"
 )
-_NOT_KNOWN = "–"
 #: Labels of a known material that fit beside its name; the table that is downloaded has all.
 _LABELS_SHOWN = 3
 
@@ -182,16 +182,12 @@ def _matches(answer: Answer, answerer: Answerer) -> str:
         verdict += f"</b> ({_text(first.id)})</div>"
     else:
         verdict = '<div class="x-warn" role="status"><b>No confident match</b>; the best are:</div>'
-    known = [
-        (match.known.formula, match.known.id, f"{match.score:.3f}", match.known.labels)
-        for match in found.matches
-    ]
-    table = _known_table(known, "score", library.units)
+    rows = match_rows(answer)
+    table = _known_table(rows, "score", library.units)
     picture = _picture(
         figure_of_matches(found, library, printable(answer.question.name, 90)),
         "the scan over the lines of the first three",
     )
-    rows = match_rows(answer)
     return (
         f"<section>{heading}{verdict}{table}<p>{_shares(found)}</p>{picture}"
         f"{_download(rows, 'matches.csv', 'Download the matches (CSV)')}</section>"
@@ -214,36 +210,15 @@ def _shares(found: Found) -> str:
 def _nearest(answer: Answer, answerer: Answerer) -> str:
     if not answer.nearest:
         return ""
-    known = [
-        (near["formula"], near["id"], f"{near['similarity'] or 0.0:.3f}", near)
-        for near in answer.nearest
-    ]
-    table = _known_table(known, "similarity", answerer.predictor.units)
+    table = _known_table(answer.nearest, "similarity", answerer.predictor.units)
     return f"<section><h3>Nearest known materials, by the aligned model</h3>{table}</section>"
 
 
-def _known_table(
-    known: Sequence[tuple[str, str, str, Mapping[str, Any]]], heading: str, units: Mapping[str, str]
-) -> str:
-    """Known materials: formula, identifier, score and the first labels.
-
-    Args:
-        known: Formula, identifier, score and labels by name of each.
-        heading: What the score is called.
-        units: Unit by label.
-    """
-    names = [name for name in units if any(labels.get(name) is not None for *_, labels in known)][
-        :_LABELS_SHOWN
-    ]
-    header = ["formula", "id", heading]
-    for name in names:
-        header.append(name.replace("_", " ") + (f" ({units[name]})" if units[name] else ""))
-    lines = []
-    for formula, identifier, score, labels in known:
-        values = [labels.get(name) for name in names]
-        told = [_NOT_KNOWN if value is None else f"{value:.4g}" for value in values]
-        lines.append([f"<b>{_text(formula)}</b>", _text(identifier), score, *told])
-    return _table(header, lines)
+def _known_table(known: Sequence[Mapping[str, Any]], score: str, units: Mapping[str, str]) -> str:
+    """Known materials with the first of their labels, as `known_table` takes them."""
+    header, *lines = known_table(known, score, units, _LABELS_SHOWN)
+    cells = [[_text(text) for text in line] for line in lines]
+    return _table(header, [[f"<b>{first}</b>", *others] for first, *others in cells])
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

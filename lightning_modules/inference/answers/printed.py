@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.io.arguments import printable
+from lightning_modules.inference.answers.known import known_table
 from lightning_modules.inference.rows import (
     AGREEMENT,
     CANDIDATES,
@@ -111,26 +112,20 @@ def _neighbours(
     """Known materials with their labels, a line each."""
     if not found:
         return []
-    names = [name for name in units if name in found[0]]
-    table = [["nearest known", "", "similarity", *(name.replace("_", " ") for name in names)]]
-    for known in found:
-        labels = ["-" if known[name] is None else f"{known[name]:.4g}" for name in names]
-        named = [printable(str(known[key]), 60) for key in ("id", "formula")]
-        table.append([*named, f"{known['similarity']:.2f}", *labels])
-    widths = [max(len(line[c]) for line in table) for c in range(len(table[0]))]
-    if 2 + sum(widths) + 2 * (len(widths) - 1) <= width:
-        return [
-            "  "
-            + "  ".join(
+    header, *known = known_table(found, "similarity", units, len(units))
+    lines = ["  nearest known materials"]
+    widths = [max(len(line[c]) for line in (header, *known)) for c in range(len(header))]
+    if 4 + sum(widths) + 2 * (len(widths) - 1) <= width:
+        for line in (header, *known):
+            cells = [
                 cell.ljust(size) if c < 2 else cell.rjust(size)
                 for c, (cell, size) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in table
-        ]
-    lines = ["  nearest known"]
-    for line in table[1:]:
-        labels = [f"{name} {text}" for name, text in zip(table[0][3:], line[3:], strict=True)]
-        said = f"{line[0]}  {line[1]}, similarity {line[2]}: {', '.join(labels)}"
+            ]
+            lines.append(f"    {'  '.join(cells)}".rstrip())
+        return lines
+    for formula, identifier, *figures in known:
+        told = (f"{name} {text}" for name, text in zip(header[2:], figures, strict=True))
+        said = f"{formula}  {identifier}: {', '.join(told)}"
         lines += textwrap.wrap(said, width, initial_indent="    ", subsequent_indent="      ")
     return lines
 

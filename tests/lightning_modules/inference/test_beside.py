@@ -76,7 +76,8 @@ def test_the_command_prints_and_writes_them(
     assert main([*command, *more]) == 0
     lines = capsys.readouterr().out.splitlines()
     (heading,) = (i for i, line in enumerate(lines) if line.startswith("  nearest known"))
-    assert lines[heading + 1].split()[:3] == [material.id, material.formula, "1.00"]
+    assert lines[heading + 1].split()[:3] == ["formula", "id", "similarity"]
+    assert lines[heading + 2].split()[:3] == [material.formula, material.id, "1.000"]
     with output.open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert json.loads(row["neighbours"])[0]["id"] == material.id
