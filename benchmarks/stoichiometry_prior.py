@@ -4,11 +4,14 @@
 
 For formulas of the stores (in an order of their hashes, the first `--skip` left out: by those the
 weights were chosen): the mean logarithm of the weight of the right formula among the candidates,
-with and without charge balance, and how often it is among the first 1, 10 and 256.
+without charge balance, and with the same weights for all numbers of elements; the weight of the
+heaviest, so and so, beside how often it is the right one; and how often that is among 10 and 256.
 """
 
 import argparse
 import hashlib
+from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 
@@ -29,34 +32,39 @@ def main():
         {name for store in given.stores for name in Store(store).column("formula").tolist()},
         key=lambda name: hashlib.blake2b(name.encode()).digest(),
     )[given.skip : given.skip + given.n]
-    print(f"{'elements':<10}{'formulas':>9}{'outside':>9}{'log weight':>12}{'unbalanced':>12}"
-          f"{'uniform':>10}{'first':>8}{'in 10':>8}{'in 256':>8}")  # fmt: skip
+    names = ("formulas", "outside", "log weight", "unbalanced", "one form", "uniform", "heaviest",
+             "one form", "right", "in 10", "in 256")  # fmt: skip
+    print(f"{'elements':<10}" + "".join(f"{name:>12}" for name in names))
     found = {}
     for name in formulas:
         elements, fractions = parse_formula(name)
         if not 2 <= len(elements) <= 5:
             continue
-        logs, places = [], []
-        for neutral in (candidates.NEUTRAL, 1.0):
-            balanced, candidates.NEUTRAL = candidates.NEUTRAL, neutral
-            allowed = candidates_of(parse_composition(",".join(SYMBOLS[z] for z in elements)))
-            candidates.NEUTRAL = balanced
+        logs, places, heaviest = [], [], []
+        # As they are, without charge balance, and the same for all elements and numbers of them.
+        own = candidates.FORMULA_WEIGHTS
+        unbalanced = {key: replace(scale, neutral=1.0) for key, scale in own.items()}
+        for used in (own, unbalanced, dict.fromkeys(own, candidates.FormulaWeights())):
+            with patch.object(candidates, "FORMULA_WEIGHTS", used):
+                allowed = candidates_of(parse_composition(",".join(SYMBOLS[z] for z in elements)))
+            heaviest.append(float(allowed.weights[0]))
             place = np.flatnonzero(np.abs(allowed.fractions - fractions).max(axis=1) < 1e-5)
             if len(place):
                 logs.append(float(np.log(allowed.weights[place[0]])))
                 places.append(int(place[0]))
         uniform = -float(np.log(len(allowed)))
-        found.setdefault(len(elements), []).append((logs, places, uniform))
+        found.setdefault(len(elements), []).append((logs, places, uniform, heaviest))
     found = dict(sorted(found.items()))
     found["all"] = [row for of_number in found.values() for row in of_number]
     for n, rows in found.items():
         inside = [row for row in rows if row[0]]
-        log = np.array([row[0] for row in inside])
+        log = np.array([row[0] for row in inside]).mean(axis=0)
         place = np.array([row[1][0] for row in inside])
-        print(f"{n:<10}{len(rows):>9}{1 - len(inside) / len(rows):>9.3f}{log[:, 0].mean():>12.3f}"
-              f"{log[:, 1].mean():>12.3f}{np.mean([row[2] for row in inside]):>10.3f}"
-              f"{np.sum(place < 1) / len(rows):>8.3f}{np.sum(place < 10) / len(rows):>8.3f}"
-              f"{np.sum(place < 256) / len(rows):>8.3f}")  # fmt: skip
+        heaviest = np.mean([row[3] for row in rows], axis=0)
+        shares = [np.sum(place < most) / len(rows) for most in (1, 10, 256)]
+        values = (1 - len(inside) / len(rows), *log, np.mean([row[2] for row in inside]),
+                  heaviest[0], heaviest[2], *shares)  # fmt: skip
+        print(f"{n:<10}{len(rows):>12}" + "".join(f"{value:>12.3f}" for value in values))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ Percentages: draws from the stated errors (independent normal, one standard devi
 at 0), scaled to 100; the balance takes what the others leave. The draws are those of an even
 sequence and their mirror images, the same at every call; the first one is what was stated.
 
-Elements alone: formulas of small whole numbers. A formula of N atoms has the weight (N + 3)⁻⁵,
-twenty times as much if common oxidation states can make it neutral: chosen by the likelihood of
-formulas of the Materials Project (docs/results.md).
+Elements alone: formulas of small whole numbers. A formula of N atoms weighs (N + m)^−e, more if
+common oxidation states can make it neutral: much more with an electronegative element than among
+metals, more with three elements than with two (`FORMULA_WEIGHTS`). Chosen by the likelihood of
+formulas of the Materials Project; a sharper fall, or one for all, was too sure of the simplest
+formulas of two elements (docs/results.md).
 
 Shapes: K candidates, n elements, S shares.
 """
@@ -23,13 +25,38 @@ from scipy.special import ndtri
 
 from datamodules.composition.atoms import ATOMIC_WEIGHTS, OXIDATION_STATES
 from datamodules.composition.stated import Share, Stated
-from datamodules.elements import SYMBOLS
+from datamodules.elements import ATOMIC_NUMBERS, SYMBOLS
 from datamodules.formula import whole_amounts
 
 DRAWS = 64
 """Of percentages, beside what is stated; half of them mirror the other half."""
-MORE_ATOMS, EXPONENT, NEUTRAL = 3.0, 5.0, 20.0
-"""Of a formula's weight: (N + MORE_ATOMS)^−EXPONENT, times NEUTRAL if it can be neutral."""
+
+
+ANIONS = frozenset(ATOMIC_NUMBERS[symbol] for symbol in ("N", "O", "F", "S", "Cl", "Se", "Br", "I"))
+
+
+@dataclass(frozen=True)
+class FormulaWeights:
+    """A formula of N atoms weighs (N + more_atoms)^−exponent, times `neutral` if it can be that.
+
+    Attributes:
+        more_atoms: Added to the number of atoms.
+        exponent: Of the fall with the number of atoms.
+        neutral: Factor of formulas that common oxidation states make neutral.
+    """
+
+    more_atoms: float = 3.0
+    exponent: float = 5.0
+    neutral: float = 20.0
+
+
+FORMULA_WEIGHTS = {
+    (2, True): FormulaWeights(6.0, 5.0, 5.0),
+    (2, False): FormulaWeights(6.0, 6.0, 2.0),
+    (3, True): FormulaWeights(),
+    (3, False): FormulaWeights(3.0, 7.0, 3.0),
+}
+"""By number of elements, 3 for all above, and whether one of `ANIONS` is among them."""
 _MOST_ATOMS = {2: 24, 3: 24, 4: 24, 5: 20, 6: 18, 7: 17, 8: 16}
 """Atoms of a formula by number of elements: about 20 000 formulas at most."""
 
@@ -115,8 +142,10 @@ def candidates_of(stated: Stated) -> Candidates:
             f"percentages, or at most {max(_MOST_ATOMS)} elements"
         )
     amounts = _small_formulas(len(elements))
-    weights = (amounts.sum(axis=1) + MORE_ATOMS) ** -EXPONENT
-    weights *= np.where(_neutral(amounts, elements), NEUTRAL, 1.0)
+    has_anion = bool(ANIONS & set(elements.tolist()))
+    scale = FORMULA_WEIGHTS[min(len(elements), 3), has_anion]
+    weights = (amounts.sum(axis=1) + scale.more_atoms) ** -scale.exponent
+    weights *= np.where(_neutral(amounts, elements), scale.neutral, 1.0)
     heaviest = np.argsort(-weights, kind="stable")
     amounts, weights = amounts[heaviest], weights[heaviest]
     fractions = amounts / amounts.sum(axis=1, keepdims=True)

@@ -76,7 +76,7 @@ def read_model(path: Path) -> dict[str, Any]:
         ValueError: if a file is missing, damaged, or they do not belong together.
     """
     beside = path.with_name(DESCRIPTION)
-    described = _description(beside)
+    described = read_checked(beside)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -112,7 +112,7 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it cannot be read.
     """
-    return _description(path.with_name(DESCRIPTION))
+    return read_checked(path.with_name(DESCRIPTION))
 
 
 def write_description(path: Path, content: dict[str, Any]) -> None:
@@ -122,9 +122,19 @@ def write_description(path: Path, content: dict[str, Any]) -> None:
         path: The file of weights.
         content: What to write; a checksum in it is replaced.
     """
+    write_checked(path.with_name(DESCRIPTION), content)
+
+
+def write_checked(path: Path, content: dict[str, Any]) -> None:
+    """Write plain values as a JSON file that holds a checksum of itself.
+
+    Args:
+        path: The file.
+        content: What to write; a checksum in it is replaced.
+    """
     content = content | {OWN_CHECKSUM: _own_checksum(content)}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(path.with_name(DESCRIPTION), (text + "\n").encode())
+    replace_file(path, (text + "\n").encode())
 
 
 def _own_checksum(content: dict[str, Any]) -> str:
@@ -134,7 +144,16 @@ def _own_checksum(content: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _description(path: Path) -> dict[str, Any]:
+def read_checked(path: Path, mend: str = "export or download it again") -> dict[str, Any]:
+    """The plain values of a JSON file; its checksum must fit where there is one.
+
+    Args:
+        path: The file.
+        mend: What to do where it is refused, for the message.
+
+    Raises:
+        ValueError: if it cannot be read, holds anything else, or was changed.
+    """
     try:
         if path.stat().st_size > _LONGEST:
             raise ValueError(f"longer than {_LONGEST} bytes")
@@ -142,7 +161,7 @@ def _description(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = printable(str(error).split("\n")[0], 200)
         raise ValueError(
-            f"{path}: not a readable description of a model ({reason}); export or download it again"
+            f"{path}: not a readable description of a model ({reason}); {mend}"
         ) from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a description of a model")
@@ -150,7 +169,7 @@ def _description(path: Path) -> dict[str, Any]:
     if OWN_CHECKSUM in found and found[OWN_CHECKSUM] != _own_checksum(found):
         raise ValueError(
             f"{path}: was changed or damaged after it was written (its {OWN_CHECKSUM} does not "
-            "fit); export or download it again"
+            f"fit); {mend}"
         )
     return found
 
@@ -170,7 +189,7 @@ def evidence_beside(checkpoint: Path) -> dict[str, Any] | None:
     path = checkpoint.with_name(checkpoint.name + EVIDENCE)
     if not path.is_file():
         return None
-    found = _description(path)
+    found = read_checked(path)
     if found.get("checkpoint") != digest(checkpoint):
         raise ValueError(
             f"{path}: was made for another checkpoint; run `xxact report evidence` again, or "

@@ -8,9 +8,8 @@ What that detects is measured when it is calibrated: `experiments/assessment/evi
 Shapes: N pairs, K compositions of the bank, E element slots, L grid points, W embedding width.
 """
 
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.composition import Candidates
 from datamodules.formula import parse_formula
 from datamodules.io.arguments import printable
-from datamodules.io.files import replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone.xrd import all_measured
 from lightning_modules.checkpoints.export import write_evidence
 from lightning_modules.checkpoints.places import DESCRIPTION, find, is_model
-from lightning_modules.checkpoints.whole import EVIDENCE, digest, read_description
+from lightning_modules.checkpoints.whole import EVIDENCE, digest, read_checked, write_checked
 from lightning_modules.objectives.alignment import Alignment
 
 FORMAT_VERSION = 1
+#: Of calibrations that do not say; what the first model that came with the project needed.
+POWER, MISREAD = 0.9, 0.1
 
 
 def pad_compositions(
@@ -115,6 +116,9 @@ class Calibration:
         kinds: By kind of contradiction, measured on the test split: `auc`, `detected` (share
             flagged at `false_alarms`) and `n`; `sound` has the share of sound pairs flagged.
         settings: Stores, split and augmentation it was made with.
+        power: Of the likelihood of compositions of which one is right; below 1 where the model is
+            too sure of patterns with worse faults than it was trained on.
+        misread: Share of such patterns that say nothing of the composition, whatever it scores.
         format_version: Of the writer.
     """
 
@@ -124,6 +128,8 @@ class Calibration:
     false_alarms: float
     kinds: dict[str, dict[str, float]]
     settings: dict[str, Any]
+    power: float = POWER
+    misread: float = MISREAD
     format_version: int = FORMAT_VERSION
 
     def keep(self, checkpoint: Path) -> Path:
@@ -131,8 +137,7 @@ class Calibration:
         if is_model(checkpoint):
             write_evidence(checkpoint, asdict(self))
         else:
-            text = json.dumps(asdict(self), indent=1) + "\n"
-            replace_file(calibration_path(checkpoint), text.encode())
+            write_checked(calibration_path(checkpoint), asdict(self))
         return calibration_path(checkpoint)
 
     @classmethod
@@ -144,19 +149,19 @@ class Calibration:
         """
         path = calibration_path(checkpoint)
         how = f"run `xxact report evidence --checkpoint {checkpoint} --store STORE`"
-        described = read_description(checkpoint) if is_model(checkpoint) else None
-        if not path.is_file() if described is None else "evidence" not in described:
+        described = read_checked(path, how) if path.is_file() else {}
+        if is_model(checkpoint):
+            described = described.get("evidence", {})
+        if not described:
             raise ValueError(f"{checkpoint}: its similarity is not calibrated; {how}")
         try:
-            if described is None:
-                data = json.loads(path.read_text(encoding="utf-8"))
-            else:
-                data = described["evidence"]
-            if data["format_version"] != FORMAT_VERSION:
-                raise ValueError(f"format version {data['format_version']}")
-            found = cls(**{f.name: data[f.name] for f in fields(cls)})
+            if described["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {described['format_version']}")
+            # The first ones had neither power nor misread.
+            names = [f.name for f in fields(cls) if f.default is MISSING or f.name in described]
+            found = cls(**{name: described[name] for name in names})
             found._check()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             reason = printable(str(error).split("\n")[0], 200)
             raise ValueError(f"{path}: cannot be read ({reason}); {how}") from None
         if found.checkpoint != digest(checkpoint):
@@ -174,6 +179,10 @@ class Calibration:
             raise ValueError("its scores are no ascending numbers")
         if not isinstance(self.false_alarms, float) or not 0.0 < self.false_alarms < 1.0:
             raise ValueError("its false_alarms is no share between 0 and 1")
+        for name, least, most in (("power", 0.0, 2.0), ("misread", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, float) or not least <= value <= most:
+                raise ValueError(f"its {name} is no number from {least:g} to {most:g}")
         if not isinstance(self.kinds, dict) or not isinstance(self.settings, dict):
             raise ValueError("what it detects and how it was made is no table")
 
@@ -195,14 +204,37 @@ class Judged(NamedTuple):
     """Compositions of which one is right, judged by a pattern.
 
     Attributes:
-        likelihood: Of each, up to a common factor, (K,) float64, at most 1.
+        weights: Of each, (K,) float64, sum 1.
         agreement: Of the one that fits best.
         contradiction: Whether even that one contradicts the pattern.
     """
 
-    likelihood: np.ndarray
+    weights: np.ndarray
     agreement: float
     contradiction: bool
+
+
+def weighed(prior_K: np.ndarray, scores_K: np.ndarray, power: float, misread: float) -> np.ndarray:
+    """Weights of compositions of which one is right, after a look at the pattern.
+
+    The contrast that aligns compositions and patterns is least where their similarity over the
+    temperature is the logarithm of p(pattern | composition) / p(pattern), up to a constant (van den
+    Oord et al., arXiv 1807.03748): its exponential is a likelihood. That is true of patterns like
+    those of the training. Others are read worse: the likelihood is flattened by a power, and a
+    share of the weight stays as it was without the pattern.
+
+    Args:
+        prior_K: Weights without the pattern, (K,), sum 1.
+        scores_K: Similarity over temperature, up to a constant, (K,).
+        power: As of `Calibration`.
+        misread: As of `Calibration`.
+
+    Returns:
+        Weights, (K,) float64, sum 1.
+    """
+    posterior = prior_K * np.exp(power * (scores_K - scores_K.max()))
+    result: np.ndarray = (1.0 - misread) * posterior / posterior.sum() + misread * prior_K
+    return result
 
 
 class Evidence:
@@ -240,14 +272,10 @@ class Evidence:
         agreement = self.calibration.agreement(scores.cpu().numpy())
         return agreement, agreement <= self.calibration.false_alarms
 
-    def judge_candidates(
+    def candidate_scores(
         self, elements: Tensor, fractions: Tensor, xrd: Tensor, measured: Tensor
-    ) -> Judged:
-        """Weigh compositions by how well they fit one pattern.
-
-        The contrast that aligns compositions and patterns is least where their similarity over the
-        temperature is the logarithm of p(pattern | composition) / p(pattern), up to a constant
-        (van den Oord et al., arXiv 1807.03748): its exponential is a likelihood.
+    ) -> np.ndarray:
+        """Scores of compositions for one pattern, (K,) float64.
 
         Args:
             elements: Atomic numbers, (K, E); 0 after those that are there.
@@ -257,8 +285,24 @@ class Evidence:
         """
         composition_KW = self.model.compositions(elements, fractions)
         xrd_1W = self.model.patterns(xrd, measured)
-        scores = self.model.scores(composition_KW, xrd_1W, self._bank_KW).double().cpu().numpy()
-        agreement = float(self.calibration.agreement(scores.max()))
+        scores = self.model.scores(composition_KW, xrd_1W, self._bank_KW)
+        found: np.ndarray = scores.double().cpu().numpy()
+        return found
+
+    def judge_candidates(self, candidates: Candidates, xrd: Tensor, measured: Tensor) -> Judged:
+        """Weigh compositions by how well they fit one pattern.
+
+        Args:
+            candidates: The compositions, with their weights without the pattern.
+            xrd: The rendered pattern, (1, L).
+            measured: What of it was measured, (1, L).
+        """
+        elements, fractions = map(torch.from_numpy, candidates.padded())
+        scores = self.candidate_scores(elements, fractions, xrd, measured)
+        scale = self.calibration
+        agreement = float(scale.agreement(scores.max()))
         return Judged(
-            np.exp(scores - scores.max()), agreement, agreement <= self.calibration.false_alarms
+            weighed(candidates.weights, scores, scale.power, scale.misread),
+            agreement,
+            agreement <= scale.false_alarms,
         )

@@ -286,12 +286,10 @@ class Predictor:
         batch = self._batches([row])
         weights = {"composition": candidates.weights, "both": candidates.weights}
         if self._evidence is not None and row.has_pattern:
-            elements, fractions = map(torch.from_numpy, candidates.padded())
             judged = self._evidence.judge_candidates(
-                elements, fractions, batch[keys.XRD], batch[keys.MEASURED]
+                candidates, batch[keys.XRD], batch[keys.MEASURED]
             )
-            posterior = candidates.weights * judged.likelihood
-            weights["both"] = posterior / posterior.sum()
+            weights["both"] = judged.weights
             row.result[AGREEMENT] = _number(judged.agreement)
             row.result[CONTRADICTION] = "yes" if judged.contradiction else "no"
         row.weights = weights["both"]

@@ -110,6 +110,17 @@ def test_elements_alone_allow_small_formulas_neutral_ones_before_others(text: st
     assert found.fractions[0].tolist() == [0.5, 0.5]
 
 
+def test_charge_balance_counts_little_among_metals() -> None:
+    def advantage(text: str, neutral: tuple[int, int], other: tuple[int, int]) -> float:
+        found = candidates(text)
+        assert found.amounts is not None
+        weight = dict(zip(map(tuple, found.amounts.tolist()), found.weights, strict=True))
+        return float(weight[neutral] / weight[other])
+
+    # By atomic number: O and Mg, Mg and Sn. Of as many atoms, the neutral one is the heavier.
+    assert advantage("Mg,O", (1, 1), (1, 2)) > 2 * advantage("Mg,Sn", (2, 1), (1, 2)) > 2
+
+
 def test_all_small_formulas_of_three_elements_are_there_once() -> None:
     amounts = candidates("Ba,Ti,O").amounts
     assert amounts is not None

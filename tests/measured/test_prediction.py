@@ -14,6 +14,7 @@ from datamodules.measured.wavelength import parse_wavelength
 from datamodules.rendering.augmentation import Perturbation
 from datamodules.store.splits import SplitConfig
 from lightning_modules.__main__ import main
+from lightning_modules.checkpoints.whole import OWN_CHECKSUM
 from lightning_modules.experiments.assessment.contradictions import KINDS
 from lightning_modules.experiments.assessment.evidence import auc
 from lightning_modules.experiments.assessment.robustness import DISTURBANCES
@@ -202,6 +203,12 @@ def test_a_pair_is_flagged_when_it_scores_below_the_sound_ones(
     assert calibrate(model, store) == 0
     path = calibration_path(model)
     content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"scores": [-1e6] * 99}))
+    with pytest.raises(ValueError, match=r"was changed or damaged .*; run `xxact report evidence"):
+        Calibration.load(model)
+    # The first calibrations had no checksum, and did not say how far to trust a likelihood.
+    for name in (OWN_CHECKSUM, "power", "misread"):
+        del content[name]
     rows = [{"formula": FORMULA, "pattern": f"{FORMULA}_a.xrdml"}, {"formula": "NaCl"}]
     for scores, expected in (([1e6] * 99, "yes"), ([-1e6] * 99, "no")):
         path.write_text(json.dumps(content | {"scores": scores}))

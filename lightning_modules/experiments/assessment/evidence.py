@@ -7,6 +7,8 @@ training run, as its checkpoint says, whatever the store.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
+from datamodules.composition import Stated, candidates_of
 from datamodules.formula import parse_formula
 from datamodules.io.arguments import ArgumentParser
 from datamodules.rendering.augmentation import Augmentation, draw
@@ -25,14 +28,22 @@ from lightning_modules.experiments.assessment.recipe_augmentation import read_au
 from lightning_modules.experiments.assessment.split_batches import Change, SplitBatches
 from lightning_modules.inference.devices import choose_device
 from lightning_modules.inference.evidence import (
+    MISREAD,
+    POWER,
     AlignedModel,
     Calibration,
     digest,
     pad_compositions,
+    weighed,
 )
 
 BANK = 2048
 _SEED = 0
+#: Materials by which the weights of formulas are tempered, and elements at most: more have ten
+#: thousand formulas each, of which hardly one is likely.
+_WEIGHED, _MOST_ELEMENTS = 300, 4
+_POWERS = tuple(round(0.05 * n, 2) for n in range(2, 31))
+_MISREAD = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
 
 def auc(sound: np.ndarray, wrong: np.ndarray) -> float:
@@ -51,6 +62,70 @@ def random_changes(augmentation: Augmentation) -> Change:
         return draw(augmentation, zero + _SEED, zero, batch[keys.INDEX])
 
     return change
+
+
+def harder(augmentation: Augmentation) -> Augmentation:
+    """Faults about twice as strong, as real scans have beside those that training thought of."""
+
+    def twice(value: float, most: float) -> float:
+        return max(value, min(2.0 * value, most))
+
+    fewest, largest = augmentation.noise
+    return replace(
+        augmentation,
+        strain=twice(augmentation.strain, 0.05),
+        zero_shift=twice(augmentation.zero_shift, 0.5),
+        displacement=twice(augmentation.displacement, 0.002),
+        line_jitter=twice(augmentation.line_jitter, 1.0),
+        impurity=twice(augmentation.impurity, 0.45),
+        impurity_probability=twice(augmentation.impurity_probability, 1.0),
+        background=twice(augmentation.background, 0.5),
+        noise=(fewest / 4.0, largest / 4.0),
+    )
+
+
+def fit_weights(
+    model: AlignedModel, batches: SplitBatches, augmentation: Augmentation, limit: int | None = None
+) -> tuple[float, float]:
+    """How far the likelihood of compositions is to be trusted: `Calibration.power`, `misread`.
+
+    Materials of the calibration split are looked at through faults that are `harder` than those of
+    the training, with their elements alone given; the two numbers are those with which the right
+    formulas are likeliest.
+
+    Args:
+        model: The aligned model.
+        batches: Materials that it was not trained on.
+        augmentation: Faults as in training.
+        limit: Materials at most.
+    """
+    rows = batches.rows("calibration", min(limit or _WEIGHED, _WEIGHED))
+    faults = harder(augmentation)
+    xrd_NW = torch.cat(
+        [
+            model.patterns(batch[keys.XRD], batch[keys.MEASURED])
+            for batch in batches.batches(rows, random_changes(faults), faults.has_impurity)
+        ]
+    )
+    cases = []
+    for xrd_W, formula in zip(xrd_NW, batches.collection.column("formula")[rows], strict=True):
+        elements, fractions = parse_formula(formula)
+        if not 2 <= len(elements) <= _MOST_ELEMENTS:
+            continue
+        allowed = candidates_of(Stated(formula, tuple(map(int, elements))))
+        right = np.flatnonzero(np.abs(allowed.fractions - fractions).max(axis=1) < 1e-5)
+        if len(right):
+            numbers, shares = map(torch.from_numpy, allowed.padded())
+            scores = model.compositions(numbers, shares) @ xrd_W / model.temperature
+            cases.append((allowed.weights, scores.double().cpu().numpy(), int(right[0])))
+    if not cases:
+        return POWER, MISREAD
+
+    def likelihood(numbers: tuple[float, float]) -> float:
+        weights = (weighed(prior, scores, *numbers)[right] for prior, scores, right in cases)
+        return sum(math.log(max(weight, 1e-300)) for weight in weights)
+
+    return max(product(_POWERS, _MISREAD), key=likelihood)
 
 
 def calibrate(
@@ -168,6 +243,9 @@ def main(argv: Sequence[str]) -> int:
     batches = SplitBatches(given.store, model.grid, model.peaks, split, device=device)
     augmentation = read_augmentation(given.augmentation) if given.augmentation else None
     result = calibrate(model, batches, augmentation, given.false_alarms, given.limit)
+    result.power, result.misread = fit_weights(
+        model, batches, augmentation or Augmentation(), given.limit
+    )
     result.settings = {
         "stores": [Path(store).name for store in given.store],
         "split": split.to_dict(),
@@ -175,6 +253,8 @@ def main(argv: Sequence[str]) -> int:
     }
     path = result.keep(model.path)
     print(f"{path}: scale of {len(result.scores)} sound pairs, bank of {len(result.bank)} formulas")
+    told = f"likelihood to the power {result.power:g}, {result.misread:g} misread"
+    print(f"  formulas where the elements alone are known: {told}")
     sound = result.kinds["sound"]
     print(f"  sound pairs flagged  {sound['flagged']:.3f} of {sound['n']}")
     for kind, values in result.kinds.items():

@@ -11,7 +11,7 @@ import torch
 from datamodules.elements import SYMBOLS
 from lightning_modules.__main__ import main
 from lightning_modules.inference.averaging import average
-from lightning_modules.inference.evidence import Calibration, digest
+from lightning_modules.inference.evidence import Calibration, digest, weighed
 from lightning_modules.inference.prediction import Predictor
 from tests.factories import make_material, make_store
 from tests.measured import models
@@ -151,3 +151,16 @@ def test_tables_and_flags_take_every_notation(
     capsys.readouterr()
     assert main([*command, "--formula=Fe 55±2, O 45±2 wt%"]) == 0
     assert "averaged over 65 draws from the errors, on average Fe " in capsys.readouterr().out
+
+
+def test_a_share_of_the_weight_stays_as_it_was_without_the_pattern() -> None:
+    prior, scores = np.array([0.6, 0.3, 0.1]), np.array([-50.0, -40.0, -30.0])
+    sure = weighed(prior, scores, 1.0, 0.0)
+    assert sure == pytest.approx([0.0, 0.0, 1.0], abs=1e-3)
+    doubtful = weighed(prior, scores, 1.0, 0.2)
+    assert doubtful == pytest.approx([0.12, 0.06, 0.82], abs=1e-3)
+    # A power of 0 knows nothing of the pattern; a higher one is surer, and all weights sum to 1.
+    assert weighed(prior, scores, 0.0, 0.0) == pytest.approx(prior)
+    powers = [weighed(prior, scores / 10, power, 0.1) for power in (0.2, 0.5, 1.0)]
+    assert powers[0][2] < powers[1][2] < powers[2][2]
+    assert [float(weights.sum()) for weights in powers] == pytest.approx([1.0] * 3)
