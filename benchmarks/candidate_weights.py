@@ -8,7 +8,8 @@ augmentation's faults and with faults twice as strong, and measured patterns. By
 of formulas are alike for all elements and numbers of them, or each kind's own; and the likelihood
 that the aligned model gives is taken as it is, or as `xxact report evidence` found: the mean
 logarithm of the right formula's weight, the stated weight of the heaviest beside how often it is
-the right one, and both by the stated weight. Formulas that are not among the candidates count as not right.
+the right one, and both by the stated weight. Formulas that are not among the candidates count as
+not right.
 """
 
 import argparse

@@ -6,6 +6,7 @@ For formulas of the stores (in an order of their hashes, the first `--skip` left
 weights were chosen): the mean logarithm of the weight of the right formula among the candidates,
 without charge balance, and with the same weights for all numbers of elements; the weight of the
 heaviest, so and so, beside how often it is the right one; and how often that is among 10 and 256.
+By the number of elements, and whether one of `candidates.ANIONS` is among them.
 """
 
 import argparse
@@ -53,10 +54,12 @@ def main():
                 logs.append(float(np.log(allowed.weights[place[0]])))
                 places.append(int(place[0]))
         uniform = -float(np.log(len(allowed)))
-        found.setdefault(len(elements), []).append((logs, places, uniform, heaviest))
+        anion = bool(candidates.ANIONS & set(elements.tolist()))
+        kind = f"{len(elements)} {'anion' if anion else 'metals'}"
+        found.setdefault(kind, []).append((logs, places, uniform, heaviest))
     found = dict(sorted(found.items()))
     found["all"] = [row for of_number in found.values() for row in of_number]
-    for n, rows in found.items():
+    for kind, rows in found.items():
         inside = [row for row in rows if row[0]]
         log = np.array([row[0] for row in inside]).mean(axis=0)
         place = np.array([row[1][0] for row in inside])
@@ -64,7 +67,7 @@ def main():
         shares = [np.sum(place < most) / len(rows) for most in (1, 10, 256)]
         values = (1 - len(inside) / len(rows), *log, np.mean([row[2] for row in inside]),
                   heaviest[0], heaviest[2], *shares)  # fmt: skip
-        print(f"{n:<10}{len(rows):>12}" + "".join(f"{value:>12.3f}" for value in values))
+        print(f"{kind:<10}{len(rows):>12}" + "".join(f"{value:>12.3f}" for value in values))
 
 
 if __name__ == "__main__":

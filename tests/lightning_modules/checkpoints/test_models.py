@@ -276,6 +276,8 @@ def test_predict_takes_the_projects_own_model_and_says_so(
         ({"scores": "high"}, "cannot be read"),
         ({"scores": [None]}, "no ascending numbers"),
         ({"false_alarms": 2.0}, "no share"),
+        ({"power": "x"}, "no number from 0 to 2"),
+        ({"misread": 1.5}, "no number from 0 to 1"),
         ({"kinds": []}, "no table"),
         ({"checkpoint": "another"}, "another checkpoint"),
     ],
@@ -288,7 +290,13 @@ def test_a_strange_scale_of_agreement_is_refused(
     scale = Calibration(digest(checkpoint), ["NaCl", "MgO"], [-1.0, 0.0], 0.05, kinds, {})
     beside = scale.keep(checkpoint)
     Evidence(checkpoint)
-    beside.write_text(json.dumps(json.loads(beside.read_text()) | change))
+    content = json.loads(beside.read_text()) | change
+    beside.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="was changed or damaged"):
+        Evidence(checkpoint)
+    # As the first ones, which had no checksum.
+    del content[OWN_CHECKSUM]
+    beside.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=said) as raised:
         Evidence(checkpoint)
     assert str(raised.value).isprintable()
