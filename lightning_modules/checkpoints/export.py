@@ -11,7 +11,8 @@ from datamodules.io.arguments import ArgumentParser, printable
 from datamodules.io.files import new_folder, replace_file
 from lightning_modules import checkpoints
 from lightning_modules.backbone import Backbone
-from lightning_modules.checkpoints.card import card, record
+from lightning_modules.checkpoints.cards.card import card, record
+from lightning_modules.checkpoints.cards.told import check_told
 from lightning_modules.checkpoints.exported import PREPROCESSING, SUFFIX, checksum
 from lightning_modules.checkpoints.places import CARD, WEIGHTS, find, is_model
 from lightning_modules.checkpoints.whole import (
@@ -95,21 +96,22 @@ def export_model(
     if evidence := evidence_beside(place):
         described["evidence"] = evidence
     numbers = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+    values = {name: x for name, x in weights.items() if not isinstance(x, Tensor)}
+    try:
+        check_told(described | {"values": values})
+        json.dumps([described, values], ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise ValueError(
+            f"{place}: what is recorded of its data and errors cannot be told "
+            f"({printable(str(error), 200)}); export or download it again"
+        ) from None
     output.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(output) as folder:
-        try:
-            write_model(folder, described, weights, precision)
-            if "evidence" in described:
-                write_evidence(folder / WEIGHTS, described["evidence"])
-            text = card(output.name, read_description(folder / WEIGHTS), numbers)
-            replace_file(folder / CARD, text)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # What a stranger's model says of its run may be anything.
-            reason = printable(f"{type(error).__name__}: {error}", 200)
-            raise ValueError(
-                f"{place}: what is recorded of its data and errors cannot be told ({reason}); "
-                "export or download it again"
-            ) from error
+        write_model(folder, described, weights, precision)
+        if "evidence" in described:
+            write_evidence(folder / WEIGHTS, described["evidence"])
+        text = card(output.name, read_description(folder / WEIGHTS), numbers)
+        replace_file(folder / CARD, text)
 
 
 def write_evidence(weights: Path, evidence: dict[str, object]) -> None:

@@ -30,7 +30,7 @@ from lightning_modules.objectives.alignment import Alignment
 
 FORMAT_VERSION = 1
 #: Of calibrations that do not say; what the first model that came with the project needed.
-POWER, MISREAD = 0.8, 0.05
+POWER, MISREAD = 0.85, 0.02
 
 
 def pad_compositions(

@@ -349,7 +349,9 @@ def test_a_model_that_is_exported_again_is_the_same_without_its_run(
     metrics |= {"test/both/band_gap/width": math.nan, "test/both/band_gap/mae": 0.25}
     (run / "metrics.test.json").write_text(json.dumps(metrics))
     line = {"formula": "MnO", "formulas_more_similar": 1, "rank_of": 9, "fwhm": 0.1, "file": "m.xy"}
-    (run / "measured.jsonl").write_text(json.dumps(line) + "\n")
+    # The width of a scan's lines is not known where they are too few.
+    lines = [line, line | {"formula": "NiO", "fwhm": None}]
+    (run / "measured.jsonl").write_text("\n".join(map(json.dumps, lines)))
     export_model(run / "checkpoints/last.ckpt", tmp_path / "a/mine", "bfloat16", "Not for X.")
     shutil.rmtree(run)
     command = ["export", f"--checkpoint={tmp_path / 'a/mine'}", f"--output={tmp_path / 'b/mine'}"]
@@ -360,7 +362,8 @@ def test_a_model_that_is_exported_again_is_the_same_without_its_run(
         ).read_bytes()
     card = (tmp_path / "b/mine/README.md").read_text()
     for said in ("| oxides |", "of 64 materials", "| band_gap | both | 9 | 0.25 |", "Not for X.",
-                 "| band_gap | both | 0.500 [0.500, 0.500] | – |", "| MnO | 2 of 9"):  # fmt: skip
+                 "| band_gap | both | 0.500 [0.500, 0.500] | – |", "| MnO | 2 of 9",
+                 "| NiO | 2 of 9 | – |"):  # fmt: skip
         assert said in card
     assert str(tmp_path) not in card + (tmp_path / "b/mine/model.json").read_text()
     export_model(tmp_path / "a/mine", tmp_path / "c/mine", notes="For Y.")
@@ -370,7 +373,12 @@ def test_a_model_that_is_exported_again_is_the_same_without_its_run(
 @pytest.mark.parametrize(
     ("name", "value"),
     [("recorded", {"errors": 3}), ("recorded", []), ("notes", 3), ("notes", "\ud800"),
-     ("evidence", {"kinds": {}}), ("precision", "int1"), ("steps", None)],
+     ("evidence", {"kinds": {}}), ("precision", "int1"), ("steps", None), ("steps", True),
+     ("recorded", {"measured": [{"formula": "MnO", "rank_of": 9, "fwhm": 0.1}]}),
+     ("recorded", {"errors": [{"target": "a", "given": "both", "by": "all", "group": "all",
+                               "n": "many"}]}),
+     ("recorded", {"metrics": {"test/both/a/coverage": "high"}}),
+     ("recorded", {"data": {"stores": [{"materials": 3}], "batch": 1, "augment": True}})],
 )  # fmt: skip
 def test_what_cannot_be_told_is_refused_in_one_line_and_leaves_no_folder(
     name: str, value: object, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -385,6 +393,18 @@ def test_what_cannot_be_told_is_refused_in_one_line_and_leaves_no_folder(
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_fault_of_the_card_is_no_fault_of_the_users_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        return {}["a bug of ours"]
+
+    monkeypatch.setattr(export, "card", broken)
+    with pytest.raises(KeyError, match="a bug of ours"):
+        export_model(checkpoint, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_an_export_that_is_killed_leaves_no_model(

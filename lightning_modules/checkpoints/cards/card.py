@@ -15,11 +15,9 @@ from typing import Any
 import yaml
 
 from datamodules.store.manifest import Manifest
+from lightning_modules.checkpoints.cards.told import ERRORS, GIVEN
 
-#: Inputs as the tables of errors name them, and as the card does.
-GIVEN = {"composition": "composition", "xrd": "pattern", "both": "both"}
-#: What is told of the run's tables of errors and of its metrics.
-_ERRORS = ("target", "given", "by", "group", "n", "mae", "within_mae", "within_pairs")
+#: What is told of the run's tables of errors, beside `ERRORS`, and of its metrics.
 _GROUPS = (("all", "all"), ("system", "in training"), ("system", "new"))
 _METRICS = re.compile(
     "/coverage(_low|_high)?$|/width$|/alignment/random/(pool_size$|.*/recall_at_)"
@@ -53,8 +51,9 @@ def _data_of(data: object) -> dict[str, Any]:
     if not isinstance(data, dict):
         return {}
     stores: list[dict[str, Any]] = []
-    for place in data.get("stores") or []:
-        folder = Path(place)
+    places = data.get("stores")
+    for place in places if isinstance(places, list) else []:
+        folder = Path(str(place))
         try:
             manifest = Manifest.load(folder)
         except (OSError, ValueError):
@@ -76,9 +75,9 @@ def _errors_of(run: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     return [
-        {name: row.get(name) or "" for name in _ERRORS}
+        {name: row.get(name) or "" for name in ERRORS}
         for row in rows
-        if (row["by"], row["group"]) in _GROUPS
+        if (row.get("by"), row.get("group")) in _GROUPS
     ]
 
 
@@ -89,8 +88,8 @@ def _metrics_of(run: Path) -> dict[str, float | None]:
         return {}
     return {
         key: value if math.isfinite(value) else None
-        for key, value in found.items()
-        if _METRICS.search(key)
+        for key, value in (found.items() if isinstance(found, dict) else ())
+        if _METRICS.search(key) and isinstance(value, int | float)
     }
 
 
@@ -100,7 +99,9 @@ def _measured_of(run: Path) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError):
         return []
-    return [{name: line[name] for name in _MEASURED} for line in found]
+    return [
+        {name: line.get(name) for name in _MEASURED} for line in found if isinstance(line, dict)
+    ]
 
 
 def card(name: str, described: Mapping[str, Any], weights: int) -> str:
@@ -142,7 +143,8 @@ def _what(described: Mapping[str, Any], weights: int) -> str:
         both = ", or both" if len(arguments.get("modalities", [])) > 1 else ""
         shown = ", ".join(f"{n} ({unit})" if unit else n for n, unit in targets.items())
         lines.append(f"- Predicts, from {given}{both}: {shown}.")
-        lines.append(f"- Intervals: {100 * arguments['confidence']:g} %, split conformal.")
+        if "confidence" in arguments:
+            lines.append(f"- Intervals: {100 * arguments['confidence']:g} %, split conformal.")
     grid = arguments["grid"]
     lines.append(
         f"- Patterns: 2θ {grid['two_theta_min']:g}° to {grid['two_theta_max']:g}° at a wavelength "
@@ -203,14 +205,14 @@ def _errors(recorded: Sequence[Mapping[str, str]]) -> str:
             if every is None:
                 continue
 
-            def of(row: Mapping[str, str] | None, key: str) -> str:
-                return f"{float(row[key]):.3g}" if row and row.get(key) else "–"
+            def of(row: Mapping[str, str] | None, key: str, digits: str = ".3g") -> str:
+                return format(float(row[key]), digits) if row and row.get(key) else "–"
 
             rows.append(
                 [
                     target,
                     shown,
-                    f"{float(every['n']):.0f}",
+                    of(every, "n", ".0f"),
                     of(every, "mae"),
                     of(found.get((target, given, "system", "in training")), "mae"),
                     of(found.get((target, given, "system", "new")), "mae"),
@@ -237,9 +239,9 @@ def _coverage(found: Mapping[str, float | None]) -> str:
                 [
                     target,
                     GIVEN.get(given, given),
-                    f"{_number(value)} [{_number(found[key + '_low'])}, "
-                    f"{_number(found[key + '_high'])}]",
-                    _number(found[stem + "width"], ".3g"),
+                    f"{_number(value)} [{_number(found.get(key + '_low'))}, "
+                    f"{_number(found.get(key + '_high'))}]",
+                    _number(found.get(stem + "width"), ".3g"),
                 ]
             )
     if not rows:
@@ -274,7 +276,7 @@ def _measured(found: Sequence[Mapping[str, Any]]) -> str:
         [
             str(line["formula"]),
             f"{line['formulas_more_similar'] + 1:,} of {line['rank_of']:,}",
-            f"{line['fwhm']:.2f}°",
+            "–" if line["fwhm"] is None else f"{line['fwhm']:.2f}°",
         ]
         for line in found
     ]
