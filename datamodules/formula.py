@@ -254,7 +254,8 @@ def _parse(part: str, text: str) -> dict[int, float]:
     while position < len(part):
         match = _TOKEN.match(part, position)
         if match is None:
-            raise ValueError(f"formula {text!r}: cannot read {part[position:]!r}")
+            hint = "; symbols begin with a capital letter" if part[position].islower() else ""
+            raise ValueError(f"formula {text!r}: cannot read {part[position:]!r}{hint}")
         position, token = match.end(), match.group()
         if match["number"]:
             if last is None:

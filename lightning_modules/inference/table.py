@@ -18,6 +18,7 @@ from lightning_modules.inference.rows import SURPLUS
 _LONGEST = 1_000_000
 #: Suffixes that tables have as well as scans.
 _OF_TABLES = (".csv", ".txt", ".dat")
+_ONLY_TABLES = ".tsv"
 _KEYS = ("formula", "id", "pattern")
 
 
@@ -98,13 +99,14 @@ def is_scan(path: Path, axis: str) -> bool:
     """Whether a file is a diffractometer's and not a table of materials.
 
     Args:
-        path: The file. What reads as a table is one; a `.csv` is one unless it reads as a scan.
+        path: The file. What reads as a table is one; a `.csv` is one unless it reads as a scan, and
+            what has a suffix that neither has is a scan that cannot be read.
         axis: What the first column of text files is: "two_theta" or "q".
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    if not path.is_file() or suffix == _ONLY_TABLES:
         return False
-    if suffix in _OF_TABLES:
+    if suffix in _OF_TABLES or suffix not in SUFFIXES:
         try:
             read_table(path)
             return False

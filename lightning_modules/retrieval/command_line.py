@@ -174,7 +174,10 @@ def _scans(given: Namespace, options: Options, chosen: ElementFilter) -> Iterato
     else:
         table = read_table(path)
         if "pattern" not in table[0]:
-            raise ValueError(f"{path}: has no column `pattern`; it names each scan's file")
+            raise ValueError(
+                f"{path}: has columns {', '.join(map(str, table[0]))}; needs `pattern`, with each "
+                "scan's file"
+            )
         for row in table:
             name = str(row["pattern"] or "").strip()
             asked = _Asked(name, path.parent / name, options, chosen)

@@ -50,7 +50,7 @@ def test_reads_formulas(text: str, amounts: dict[str, float]) -> None:
     [
         ("", "empty"),
         ("Xx2O", "unknown element 'Xx'"),
-        ("nacl", "cannot read 'nacl'"),
+        ("nacl", "cannot read 'nacl'; symbols begin with a capital letter"),
         ("Na(Cl", r"'\)' is missing"),
         ("NaCl)", r"'\)' closes no bracket"),
         ("Na(Cl]", "closes no bracket"),

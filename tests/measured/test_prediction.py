@@ -146,6 +146,22 @@ def test_a_doubtful_pattern_is_predicted_with_its_warnings(
     assert found["formation_energy_low"] < found["formation_energy_high"]
 
 
+@pytest.mark.parametrize("name", ["report.pdf", "scan.xy.bak", "scan"])
+def test_a_file_of_no_known_kind_is_said_to_be_that(
+    name: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, x = tmp_path / name, angles()
+    path.write_bytes(xy(x, counts(x)) if "scan" in name else b"%PDF-1.4 a report")
+    arguments = [f"--input={path}", "--wavelength=CuKa", f"--checkpoint={checkpoint}"]
+    assert main(["predict", *arguments]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"no reader for {path.suffix or 'files without suffix'} (known: " in said
+    # What reads as a table is one, whatever it is called.
+    path.write_text("formula\nNaCl\n")
+    assert main(["predict", *arguments[:1], *arguments[2:]]) == 0
+    assert "from the composition alone" in capsys.readouterr().out
+
+
 @pytest.fixture
 def aligned(tmp_path: Path) -> tuple[Path, Path]:
     store = tmp_path / "evidence_store"
