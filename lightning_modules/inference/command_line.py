@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.io.arguments import ArgumentParser
+from datamodules.io.arguments import ArgumentParser, printable
 from datamodules.measured.options import add_options, options_from
 from datamodules.measured.readers.files import formula_from_name
 from lightning_modules.checkpoints.places import shipped
@@ -16,6 +16,7 @@ from lightning_modules.inference.rows import CONTRADICTION, ERROR
 from lightning_modules.inference.table import (
     check_columns,
     is_scan,
+    names_of_scans,
     read_folder,
     read_table,
     write_table,
@@ -119,10 +120,19 @@ def _read(
     elif not path.exists():
         raise ValueError(f"{path}: no such file")
     else:
+        rows, folder = read_table(path), path.parent
         for name, given in (("--formula", formula), ("--formula-from-name", from_name)):
             if given:
-                raise ValueError(f"{name}: is for scans; the table {path} has a column formula")
-        return read_table(path), path.parent
+                raise ValueError(
+                    f"{name}: is for scans; in the table {path} write a column formula"
+                )
+        if column := names_of_scans(rows[0], folder):
+            print(
+                f"xxact: {path}: the scans of its column {printable(column)} are not read; call it "
+                "`pattern` if they are meant",
+                file=sys.stderr,
+            )
+        return rows, folder
     return [row | {"formula": formula} if formula else row for row in rows], folder
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,25 @@ def read_folder(path: Path, with_formulas: bool) -> list[dict[str, Any]]:
             row["formula"] = formula_from_name(file)
         rows.append(row)
     return rows
+
+
+def names_of_scans(row: Mapping[str, Any], folder: Path) -> str | None:
+    """The column of a table without patterns that names scans all the same, if there is one.
+
+    Args:
+        row: The table's first.
+        folder: What relative paths start from.
+    """
+    if "pattern" in row:
+        return None
+    for name, value in row.items():
+        if isinstance(value, str) and Path(value).suffix.lower() in SUFFIXES - {".cif"}:
+            try:
+                if (folder / value).is_file():
+                    return name
+            except (OSError, ValueError):
+                continue
+    return None
 
 
 def is_scan(path: Path, axis: str) -> bool:

@@ -162,6 +162,21 @@ def test_a_file_of_no_known_kind_is_said_to_be_that(
     assert "from the composition alone" in capsys.readouterr().out
 
 
+def test_scans_in_a_column_of_another_name_are_not_left_out_silently(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = angles()
+    (tmp_path / "a.xy").write_bytes(xy(x, counts(x)))
+    table = tmp_path / "index.csv"
+    command = ["predict", f"--input={table}", f"--checkpoint={checkpoint}"]
+    table.write_text("file,formula,note\na.xy,NaCl,fine\n")
+    assert main(command) == 0
+    assert "scans of its column file are not read; call it `pattern`" in capsys.readouterr().err
+    table.write_text("pattern,formula,file,wavelength\na.xy,NaCl,a.xy,CuKa\n")
+    assert main(command) == 0
+    assert "not read" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def aligned(tmp_path: Path) -> tuple[Path, Path]:
     store = tmp_path / "evidence_store"

@@ -237,6 +237,18 @@ def test_thousands_are_read_whatever_stands_between_them(
     np.testing.assert_allclose(scan.intensity, Y)
 
 
+@pytest.mark.parametrize(
+    "row", ["{:.18e},{:.18e}", "{:.2f},{:.4e},0.5", "{:.3f},{:.3e},1.0e-01", "{:.4E}, {:.4E}"]
+)
+def test_commas_stand_between_numbers_with_exponents(row: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    x = np.linspace(10, 90, 400)
+    path.write_text("2theta,intensity\n" + "\n".join(row.format(a, 100 + a) for a in x))
+    scan = read_scan(path)
+    assert scan.x == pytest.approx(x, rel=1e-3)
+    assert scan.intensity == pytest.approx(100 + x, rel=1e-3)
+
+
 def test_decimal_commas_with_points_between_thousands(tmp_path: Path) -> None:
     rows = [
         f"{x:.2f}".replace(".", ",") + ";" + group(y, ".") + ",50"

@@ -24,6 +24,12 @@ _LAKHS = re.compile(r"[+-]?\d{1,2}(?:,\d{2})+,\d{3}")
 _GAPPED = re.compile(rf"[+-]?\d{{1,3}}(?:[{_GAPS}]\d{{3}})+(?:[.,]\d+)?")
 _FIRST_FIELD = re.compile(rf"[\"']?[+-]?[\d.,][\d.,{_GAPS}]*(?:[eEdD][+-]?\d{{1,3}})?[\"']?")
 
+#: What ends it; after an exponent no comma is decimal.
+_FIRST_END = re.compile(
+    r"[\t;|\"]|,(?=\D|$)|\s|(?<=[eEdD][+-]\d),|(?<=[eEdD][+-]\d\d),|(?<=[eEdD][+-]\d\d\d),"
+    r"|(?<=[eEdD]\d),|(?<=[eEdD]\d\d),"
+)
+
 
 def split_lines(text: str) -> list[str]:
     """The lines of a file, of a length and number that a pattern can have.
@@ -64,7 +70,7 @@ def leading_numbers(line: str) -> list[float]:
 def begins_with_number(line: str) -> bool:
     """Whether the first field of a line could be a number, however it is written."""
     line = line.lstrip("\"' \t")
-    head = re.split(r"[\t;|\"]|,(?=\D|$)|\s", line, maxsplit=1)[0]
+    head = _FIRST_END.split(line, maxsplit=1)[0]
     return bool(re.match(r"[+-]?[.,]?\d", line) and _FIRST_FIELD.fullmatch(head[:LONGEST_FIELD]))
 
 
