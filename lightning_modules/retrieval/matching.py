@@ -167,7 +167,8 @@ class Fits:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-def _penalty(strain: Tensor) -> Tensor:
+def penalty(strain: Tensor) -> Tensor:
+    """What strains take from the score."""
     return STRAIN_PENALTY * (strain / 0.01).square()
 
 
@@ -234,7 +235,7 @@ class Matcher:
             root_KL = self._render(renderer, part, self._changes(pooled, len(part)))
             length = (root_KL.square() @ seen_ML.T).clamp(min=1e-12).sqrt()
             cosine_KM = root_KL @ bank_ML.T / (length * root.norm())
-            scores, best = (cosine_KM - _penalty(self._moves[:, 0])).max(dim=1)
+            scores, best = (cosine_KM - penalty(self._moves[:, 0])).max(dim=1)
             found.append(Fits(part, scores.cpu(), *self._moves[best].cpu().unbind(dim=1)))
         return Fits.joined(found)
 
@@ -270,7 +271,7 @@ class Matcher:
                 product = torch.einsum("kml,kl->km", sample(root, position_KML), root_KL)
                 length = torch.einsum("kml,kl->km", sample(measured, position_KML), square_KL)
                 cosine_KM = product / (length.clamp(min=1e-12).sqrt() * total)
-                score, best = (cosine_KM - _penalty(strains)).max(dim=1)
+                score, best = (cosine_KM - penalty(strains)).max(dim=1)
                 strain = strains.gather(1, best[:, None])[:, 0]
                 shift = shifts.gather(1, best[:, None])[:, 0]
             found.append(Fits(rows, score.cpu(), strain.cpu(), shift.cpu()))

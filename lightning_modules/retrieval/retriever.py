@@ -27,6 +27,7 @@ from lightning_modules.inference.neighbours import ElementFilter, Known, Library
 from lightning_modules.retrieval import phases
 from lightning_modules.retrieval.confidence import Confidence
 from lightning_modules.retrieval.matching import Fits, Freedom, Matcher, Profile
+from lightning_modules.retrieval.tolerance import tolerant_scores
 
 #: Libraries up to this are compared line by line as a whole: 0.05 ms a row, where vectors lose some
 #: of the materials (docs/results.md).
@@ -196,15 +197,14 @@ class Retriever:
         """
         pool = self.pool(chosen)
         pattern, profile = self.read(scan, options)
-        fits = self.fits(profile, pool)
+        fits, confident = self.answers(profile, pool)
         known = self.library.known(fits.rows.tolist())
-        lead = self.lead(fits)
         matches = [
             Match(
                 i + 1,
                 known[i],
                 float(fits.scores[i]),
-                i == 0 and self.is_confident(float(fits.scores[0]), lead),
+                i == 0 and confident,
                 float(fits.strain[i]),
                 float(fits.shift[i]),
             )
@@ -275,6 +275,50 @@ class Retriever:
         """How the best of some rows fit a scan, best first."""
         coarse = self.matcher.coarse(profile, self.narrowed(profile, pool))
         return self.matcher.fine(profile, coarse.best(self.refined)).best(self.refined)
+
+    def answers(self, profile: Profile, pool: np.ndarray) -> tuple[Fits, bool]:
+        """How some rows fit a scan in the order of the answer, and whether the first is confident.
+
+        The comparison at the scan's own width says what is first and whether that is confident.
+        Where it is not, materials that fit with smeared lines take turns with the others.
+
+        Args:
+            profile: The scan's.
+            pool: Row numbers, (K,), at least one.
+
+        Returns:
+            The fits; their scores are those at the scan's own width, whatever their order.
+        """
+        coarse = self.matcher.coarse(profile, self.narrowed(profile, pool))
+        fits = self.matcher.fine(profile, coarse.best(self.refined)).best(self.refined)
+        if self.is_confident(float(fits.scores[0]), self.lead(fits)):
+            return fits, True
+        return self.forgiven(profile, coarse, fits), False
+
+    def forgiven(self, profile: Profile, coarse: Fits, fits: Fits) -> Fits:
+        """Materials that fit a scan, in turns by lines of its own width and by smeared lines.
+
+        Args:
+            profile: The scan's.
+            coarse: Of all rows that were compared; the best `candidates` are looked at.
+            fits: The best of them with lines of the scan's own width, best first.
+
+        Returns:
+            `fits`, its first still first, and others that are among the `refined` best with smeared
+            lines; the scores are those at the own width.
+        """
+        coarse, matcher = coarse.best(self.candidates), self.matcher
+        scores = tolerant_scores(
+            profile, self.library, coarse.rows, matcher.freedom.strain, matcher.polarization
+        )
+        smeared = coarse[torch.argsort(scores, descending=True, stable=True)[: self.refined]]
+        new = smeared[~torch.isin(smeared.rows, fits.rows)]
+        if len(new.rows):
+            fits = Fits.joined([fits, matcher.fine(profile, new)])
+        turn = torch.arange(len(fits.rows), dtype=torch.float32)
+        place, other = torch.nonzero(fits.rows[:, None] == smeared.rows).unbind(dim=1)
+        turn[place] = turn[place].minimum(other + 0.5)
+        return fits[torch.argsort(turn)]
 
     def _phases(self, profile: Profile, fits: Fits, first: Match, pool: np.ndarray) -> list[Phase]:
         """The part of the first match, and the second phase where there is one."""

@@ -139,7 +139,12 @@ class _Judge:
         rows = retriever.narrowed(profile, self.everyone)
         coarse = retriever.matcher.coarse(profile, rows)
         fits = retriever.matcher.fine(profile, coarse.best(retriever.refined))
+        fits = fits.best(retriever.refined)
         found.seconds["lines"] = time.process_time() - start
+        start = time.process_time()
+        forgiven = retriever.forgiven(profile, coarse, fits)
+        found.seconds["smeared lines"] = time.process_time() - start
+        found.ranks["lines, smeared ones too"] = _rank(own[forgiven.rows.numpy()])
         self._add(found, "lines", fits, own)
         without = fits[torch.from_numpy(~own[fits.rows.numpy()])]
         self._add(found, "absent", without, own)
