@@ -113,10 +113,19 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
 
 
+class _Ticks(LogLocator):
+    """Fewer ticks on an axis of more than a decade, where their numbers would touch."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        few = vmax > 12.0 * max(vmin, 1e-30)
+        self.set_params(subs=(1.0, 2.0, 5.0) if few else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+        return super().tick_values(vmin, vmax)
+
+
 def logarithmic(axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers."""
     set_scale = axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale
     set_scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0), numticks=12))
+    axis.set_major_locator(_Ticks(numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
