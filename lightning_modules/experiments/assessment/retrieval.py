@@ -34,8 +34,8 @@ from lightning_modules.retrieval import Retriever
 from lightning_modules.retrieval.confidence import LARGEST_LEAD, OWN, Confidence
 from lightning_modules.retrieval.matching import Fits
 
-#: Faults of configs/augmentation/measured.yaml with the widths of a laboratory's lines: its own are
-#: those to which prediction widens them.
+#: Faults of a scan as it is written, with the widths of a laboratory's lines. (The overlay
+#: configs/augmentation/measured.yaml imitates what is left of them when a scan has been read.)
 FAULTS = Augmentation(
     strain=0.01,
     zero_shift=0.1,

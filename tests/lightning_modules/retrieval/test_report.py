@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from lightning_modules.__main__ import main
-from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
 from lightning_modules.experiments.assessment.retrieval import FAULTS, measure, simulated_scans
 from lightning_modules.inference.neighbours import Library
 from lightning_modules.retrieval import Retriever
 from lightning_modules.retrieval.confidence import Confidence
-from tests.commands import ROOT, error_of
+from tests.commands import error_of
 from tests.factories import make_store
 
 N = 60
@@ -23,12 +22,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     folder = tmp_path_factory.mktemp("library")
     make_store(folder, N)
     return Library(folder)
-
-
-def test_the_faults_are_those_of_the_overlay_but_for_the_width() -> None:
-    overlay = read_augmentation(ROOT / "configs/augmentation/measured.yaml")
-    widths = {name: getattr(FAULTS, name) for name in ("caglioti_u", "caglioti_v", "caglioti_w")}
-    assert replace(overlay, **widths) == FAULTS
 
 
 def test_simulated_scans_are_the_same_again_and_name_what_is_mixed_in(library: Library) -> None:
