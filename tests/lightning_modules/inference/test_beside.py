@@ -64,9 +64,17 @@ def test_a_known_material_is_its_own_nearest_with_its_labels(
     assert wrong["neighbours"] is None
 
 
+@pytest.mark.parametrize("columns", [80, 160])
 def test_the_command_prints_and_writes_them(
-    checkpoint: Path, aligned: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    aligned: Path,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    columns: int,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     material = make_material(7)
     table, output = tmp_path / "t.csv", tmp_path / "out.csv"
     table.write_text(f"formula,id\n{material.formula},{material.id}\n")
@@ -76,8 +84,12 @@ def test_the_command_prints_and_writes_them(
     assert main([*command, *more]) == 0
     lines = capsys.readouterr().out.splitlines()
     (heading,) = (i for i, line in enumerate(lines) if line.startswith("  nearest known"))
-    assert lines[heading + 1].split()[:3] == ["formula", "id", "similarity"]
-    assert lines[heading + 2].split()[:3] == [material.formula, material.id, "1.000"]
+    if columns == 80:  # too narrow for a table
+        told = f"    {material.formula}  {material.id}: similarity 1.000, "
+        assert lines[heading + 1].startswith(told)
+    else:
+        assert lines[heading + 1].split()[:3] == ["formula", "id", "similarity"]
+        assert lines[heading + 2].split()[:3] == [material.formula, material.id, "1.000"]
     with output.open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert json.loads(row["neighbours"])[0]["id"] == material.id

@@ -147,7 +147,7 @@ def test_few_answers_are_written_too_where_asked_and_many_need_a_table(
         ([], "nothing to predict; give --input, --formula or both"),
         (["--formula= "], "--formula: is empty"),
         (["--formula=NaCl", "--formula-from-name"], "--formula-from-name: is for scans"),
-        (["--formula=NaCl", "--input=t.csv"], "--formula: is for scans; the table t.csv"),
+        (["--formula=NaCl", "--input=t.csv"], "--formula: is for scans; in the table t.csv"),
         (["--formula=NaCl", "--input=none.xy"], "none.xy: no such file"),
     ],
 )
