@@ -180,7 +180,8 @@ def touch(folder: Path) -> None:
 
 
 def read_ours(folder: Path, seconds: float) -> Any:
-    from datamodules.stream.stream import Batches, Stream
+    from datamodules.stream.batches import Batches
+    from datamodules.stream.stream import Stream
 
     collection = Collection([folder])
     stream = Stream(

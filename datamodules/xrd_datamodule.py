@@ -17,13 +17,8 @@ from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SPLITS, SplitConfig, split_rows, spread
-from datamodules.stream.stream import (
-    Batches,
-    Stream,
-    check_world_size,
-    label_statistics,
-    number_copies,
-)
+from datamodules.stream.batches import Batches, number_copies
+from datamodules.stream.stream import Stream, check_world_size
 
 
 class XRDDataModule(L.LightningDataModule):
@@ -148,7 +143,7 @@ class XRDDataModule(L.LightningDataModule):
         """Mean, std, min and count of each target's labels on the training split, in its unit."""
         train = self.rows("train")
         return {
-            name: label_statistics(self.collection.column(name)[train])
+            name: _label_statistics(self.collection.column(name)[train])
             for name in self.target_names
         }
 
@@ -287,3 +282,16 @@ class XRDDataModule(L.LightningDataModule):
         """Renders the patterns on the batch's device."""
         training = self.trainer is not None and self.trainer.training
         return self.renderer(batch, augment=training)
+
+
+def _label_statistics(values: np.ndarray) -> dict[str, float]:
+    """Statistics of the labels that are there, in float64: mean, std, min and count."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return {"mean": 0.0, "std": 1.0, "min": 0.0, "count": 0}
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "count": len(values),
+    }

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.grid import Grid
-from datamodules.stream.stream import material_of
+from datamodules.stream.batches import material_of
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, Task, check_weight
 from lightning_modules.metrics.retrieval import DIRECTIONS, Retrieval

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules import batch as keys
 from datamodules.batch import Batch
 from datamodules.grid import Grid
-from datamodules.stream.stream import material_of
+from datamodules.stream.batches import material_of
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import OptimizerConfig, check_weight
 from lightning_modules.masked_xrd import DecoderMemory, MaskedXRD, ReconstructionLoss

@@ -19,7 +19,7 @@ from datamodules.rendering.backgrounds import (
 )
 from datamodules.rendering.lines import change_lines, march_dollase
 from datamodules.rendering.renderer import Renderer
-from datamodules.stream.stream import choose_impurities
+from datamodules.stream.batches import choose_impurities
 from tests.datamodules.patterns import (
     EVERYTHING,
     GRID,

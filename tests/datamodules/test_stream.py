@@ -29,7 +29,8 @@ from datamodules.rendering.augmentation import Augmentation
 from datamodules.rendering.peaks import PeakShape
 from datamodules.store.collection import Collection
 from datamodules.store.splits import SplitConfig
-from datamodules.stream.stream import Batches, Stream, check_world_size, choose_impurities
+from datamodules.stream.batches import Batches, choose_impurities
+from datamodules.stream.stream import Stream, check_world_size
 from datamodules.xrd_datamodule import XRDDataModule
 from tests.datamodules.patterns import EVERYTHING, HARDER
 from tests.factories import make_store

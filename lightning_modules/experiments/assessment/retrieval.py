@@ -24,7 +24,7 @@ from datamodules.rendering.augmentation import Augmentation, draw
 from datamodules.rendering.peaks import PeakShape
 from datamodules.rendering.renderer import Renderer
 from datamodules.store.splits import SplitConfig, split_rows
-from datamodules.stream.stream import IMPURITY_KEYS, choose_impurities
+from datamodules.stream.batches import IMPURITY_KEYS, choose_impurities
 from lightning_modules import checkpoints
 from lightning_modules.experiments.assessment.recipe_augmentation import read_augmentation
 from lightning_modules.inference.devices import choose_device

@@ -18,7 +18,7 @@ from datamodules.rendering.renderer import Renderer
 from datamodules.store.collection import Collection
 from datamodules.store.gathering import Gatherer
 from datamodules.store.splits import SplitConfig, split_rows
-from datamodules.stream.stream import IMPURITY_KEYS, choose_impurities
+from datamodules.stream.batches import IMPURITY_KEYS, choose_impurities
 
 #: Draws the changes of a batch's patterns; it may add impurities to the batch.
 Change = Callable[[Batch], Perturbation]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from datamodules import batch as keys
 from datamodules.batch import Batch
-from datamodules.stream.stream import material_of, number_copies
+from datamodules.stream.batches import material_of, number_copies
 from lightning_modules.backbone import BackboneConfig
 from lightning_modules.base import Task
 from lightning_modules.contrastive import Contrastive
