@@ -30,9 +30,8 @@ from datamodules.formula import whole_amounts
 
 DRAWS = 64
 """Of percentages, beside what is stated; half of them mirror the other half."""
-
-
 ANIONS = frozenset(ATOMIC_NUMBERS[symbol] for symbol in ("N", "O", "F", "S", "Cl", "Se", "Br", "I"))
+"""Electronegative elements: with one of them, charges say more of a formula."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Averages of the weights start from the weights that training starts from."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
@@ -17,6 +20,7 @@ from lightning_modules.training.callbacks.averaging import EMAWeights, averages
 from lightning_modules.training.callbacks.every_run import LastCheckpoint
 from tests.factories import make_store
 from tests.lightning_modules.batches import GRID
+from tests.lightning_modules.tasks import make_task
 
 BACKBONE = BackboneConfig(
     width=16, heads=2, composition_layers=1, xrd_layers=1, fusion_layers=1, patch_points=10
@@ -143,3 +147,46 @@ def test_a_resumed_run_keeps_its_averages(pretrained: Path, tmp_path: Path) -> N
 def test_a_decay_that_forgets_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decay is 1\.0"):
         EMAWeights(1.0)
+
+
+class Counter(TorchDispatchMode):
+    """Counts torch's operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = str(function).removeprefix("aten.").split(".")[0]
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_averages_follow_the_model_to_its_device_and_are_updated_at_once() -> None:
+    task, average = make_task("MaskedXRD"), EMAWeights(0.9)
+    run: Any = SimpleNamespace(ckpt_path=None, global_step=1)
+    average.setup(run, task, "fit")
+    task.to("meta")
+    average.on_fit_start(run, task)
+    assert average._average_model is not None
+    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
+    # Else each update would wait to read it.
+    assert average._average_model.n_averaged.device.type == "cpu"
+    task = make_task("Regression")
+    average = EMAWeights(0.9)
+    average.setup(run, task, "fit")
+    average.on_fit_start(run, task)
+    average.on_train_batch_end(run, task, None, None, 0)
+    run.global_step = 2
+    with Counter() as counter:
+        average.on_train_batch_end(run, task, None, None, 1)
+    assert counter.counts["_foreach_lerp_"] == 1
+    del counter.counts["detach"]  # no work of the device
+    assert sum(counter.counts.values()) < 20, counter.counts
+
+
+def test_averages_have_an_interval() -> None:
+    with pytest.raises(ValueError, match="update_every_n_steps is 0"):
+        EMAWeights(0.9, update_every_n_steps=0)

@@ -1,4 +1,4 @@
-"""How a run trains: who decays, which precisions work, what stops it, what it averages."""
+"""How a run trains: who decays, which precisions work, what stops it."""
 
 import json
 import math
@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.xrd_datamodule import XRDDataModule
 from lightning_modules import checkpoints
@@ -254,49 +253,6 @@ def test_a_longer_cosine_than_the_checkpoints_is_told(
     (told,) = fit(8, last)
     assert "resumed at step 4 with trainer.max_steps 8: the learning rate jumps from 1e-05" in told
     assert "--model.init_from" in told
-
-
-class Counter(TorchDispatchMode):
-    """Counts torch's operations by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: dict[str, int] = {}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = str(function).removeprefix("aten.").split(".")[0]
-        self.counts[name] = self.counts.get(name, 0) + 1
-        return function(*args, **(kwargs or {}))
-
-
-def test_averages_follow_the_model_to_its_device_and_are_updated_at_once() -> None:
-    task, average = make_task("MaskedXRD"), EMAWeights(0.9)
-    run: Any = SimpleNamespace(ckpt_path=None, global_step=1)
-    average.setup(run, task, "fit")
-    task.to("meta")
-    average.on_fit_start(run, task)
-    assert average._average_model is not None
-    assert {p.device.type for p in average._average_model.module.parameters()} == {"meta"}
-    # Else each update would wait to read it.
-    assert average._average_model.n_averaged.device.type == "cpu"
-    task = make_task("Regression")
-    average = EMAWeights(0.9)
-    average.setup(run, task, "fit")
-    average.on_fit_start(run, task)
-    average.on_train_batch_end(run, task, None, None, 0)
-    run.global_step = 2
-    with Counter() as counter:
-        average.on_train_batch_end(run, task, None, None, 1)
-    assert counter.counts["_foreach_lerp_"] == 1
-    del counter.counts["detach"]  # no work of the device
-    assert sum(counter.counts.values()) < 20, counter.counts
-
-
-def test_averages_have_an_interval() -> None:
-    with pytest.raises(ValueError, match="update_every_n_steps is 0"):
-        EMAWeights(0.9, update_every_n_steps=0)
 
 
 class Strike(Callback):
