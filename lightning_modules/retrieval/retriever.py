@@ -273,8 +273,12 @@ class Retriever:
 
     def fits(self, profile: Profile, pool: np.ndarray) -> Fits:
         """How the best of some rows fit a scan, best first."""
+        return self._rounds(profile, pool)[1]
+
+    def _rounds(self, profile: Profile, pool: np.ndarray) -> tuple[Fits, Fits]:
+        """Both comparisons: the coarse one of all rows, the fine one of its best, best first."""
         coarse = self.matcher.coarse(profile, self.narrowed(profile, pool))
-        return self.matcher.fine(profile, coarse.best(self.refined)).best(self.refined)
+        return coarse, self.matcher.fine(profile, coarse.best(self.refined)).best(self.refined)
 
     def answers(self, profile: Profile, pool: np.ndarray) -> tuple[Fits, bool]:
         """How some rows fit a scan in the order of the answer, and whether the first is confident.
@@ -289,8 +293,7 @@ class Retriever:
         Returns:
             The fits; their scores are those at the scan's own width, whatever their order.
         """
-        coarse = self.matcher.coarse(profile, self.narrowed(profile, pool))
-        fits = self.matcher.fine(profile, coarse.best(self.refined)).best(self.refined)
+        coarse, fits = self._rounds(profile, pool)
         if self.is_confident(float(fits.scores[0]), self.lead(fits)):
             return fits, True
         return self.forgiven(profile, coarse, fits), False
