@@ -232,7 +232,7 @@ def _conclude(
         print(
             "no intervals: the run was not calibrated (it did not end, or has no calibration split)"
         )
-    if any(row.get("pattern") for row in table):
+    if failed < len(table) and any(row.get("pattern") for row in table):
         print("measured patterns: intervals were calibrated on simulated ones, no guarantee")
     if failed == len(table):
         where = "" if output is None else f"{output}: "

@@ -104,6 +104,16 @@ def test_a_folder_of_patterns_is_predicted_with_formulas_from_their_names(
     assert read(folder.parent / "second.csv")[1]["formation_energy_from"] == "xrd"
 
 
+def test_intervals_are_not_spoken_of_where_nothing_was_predicted(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = folder / f"{FORMULA}-b.xy"  # does not say its wavelength
+    assert main(["predict", f"--checkpoint={checkpoint}", f"--input={scan}"]) == 1
+    said = capsys.readouterr()
+    assert "no row could be predicted" in said.err
+    assert "no guarantee" not in said.out
+
+
 def test_the_folder_one_is_in_is_predicted_and_left_out_tables_are_told(
     folder: Path,
     checkpoint: Path,
